@@ -1,0 +1,43 @@
+"""The two ideas everything is made of: what a network says, and what a network is."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax import Array as Array
+
+PyTree = Any
+Batch = Mapping[str, Any]
+Variables = dict[str, Any]
+"""`{"params": ..., "batch_stats": ..., ...}`, as Flax has it."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What a network says about a batch.
+
+    Attributes:
+      logits: `[batch, ..., classes]`, or the prediction of a regressor.
+      features: the intermediate arrays that the caller chose, by name.
+    """
+
+    logits: Any
+    features: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network as a pair of pure functions; its parameters live outside it.
+
+    Attributes:
+      init: `init(key, inputs) -> variables`.
+      apply: `apply(variables, inputs, *, train=False, rngs=None) -> (Outputs,
+        variables)`. The returned variables differ from the given ones only where
+        the network updates them itself (batch statistics in training).
+        `rngs` is one random key, or a dict of them by stream.
+    """
+
+    init: Callable[..., Variables]
+    apply: Callable[..., tuple[Outputs, Variables]]

@@ -1,0 +1,108 @@
+"""Guards: bad input raises a ValueError that says what was given and what is allowed.
+
+They run before the first arithmetic and cost nothing at run time: shapes and dtypes are
+known while tracing, and a number is looked at only when it is a plain one.
+"""
+
+from typing import Any
+
+import numpy as np
+
+
+def _describe(array: Any) -> str:
+    return f"{array.dtype}{list(array.shape)}"
+
+
+def _arrays(function: str, **values: Any) -> None:
+    for name, value in values.items():
+        if not (hasattr(value, "dtype") and hasattr(value, "shape")):
+            raise ValueError(
+                f"{function}: {name} must be an array, got {type(value).__name__}"
+            )
+
+
+def same_shape(function: str, **arrays: Any) -> None:
+    """Raise unless all arrays have one shape."""
+    _arrays(function, **arrays)
+    if len({tuple(a.shape) for a in arrays.values()}) > 1:
+        shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in arrays.items())
+        raise ValueError(f"{function}: shapes must be equal, got {shapes}")
+
+
+def floating(function: str, **arrays: Any) -> None:
+    """Raise unless all arrays hold real floating-point numbers."""
+    _arrays(function, **arrays)
+    for name, array in arrays.items():
+        kind = array.dtype.name  # bfloat16 and float8 are not np.floating
+        if "float" not in kind:
+            raise ValueError(f"{function}: {name} must be floating, got {kind}")
+
+
+def logits(function: str, **arrays: Any) -> None:
+    """Raise unless all arrays are `[..., classes]` logits of one shape."""
+    floating(function, **arrays)
+    same_shape(function, **arrays)
+    for name, array in arrays.items():
+        if array.ndim == 0 or array.shape[-1] == 0:
+            raise ValueError(
+                f"{function}: {name} must be [..., classes] with at least one class, "
+                f"got {_describe(array)}"
+            )
+
+
+def labels(function: str, labels: Any, logits: Any) -> None:
+    """Raise unless `labels` are integers of the shape of `logits` without classes."""
+    _arrays(function, labels=labels, logits=logits)
+    if "int" not in labels.dtype.name:  # int4 is not np.integer
+        raise ValueError(
+            f"{function}: labels must be integer class numbers, got {_describe(labels)}"
+        )
+    if tuple(labels.shape) != tuple(logits.shape[:-1]):
+        raise ValueError(
+            f"{function}: labels must have the logits' shape without classes: "
+            f"labels {list(labels.shape)}, logits {list(logits.shape)}"
+        )
+
+
+def mask(function: str, where: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless `where` is None or booleans that broadcast to `shape`."""
+    if where is None:
+        return
+    _arrays(function, where=where)
+    if where.dtype != np.bool_:
+        raise ValueError(f"{function}: where must be boolean, got {_describe(where)}")
+    try:
+        fits = np.broadcast_shapes(where.shape, shape) == tuple(shape)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{function}: where must broadcast to the masked array: "
+            f"where {list(where.shape)}, array {list(shape)}"
+        )
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, int | float | np.number)
+
+
+def positive(function: str, **values: Any) -> None:
+    """Raise if a plain number is not finite and > 0; traced values pass."""
+    for name, value in values.items():
+        if _plain(value) and not 0 < value < float("inf"):
+            raise ValueError(f"{function}: {name} must be > 0, got {value}")
+
+
+def fraction(function: str, **values: Any) -> None:
+    """Raise if a plain number is outside [0, 1]; traced values pass."""
+    for name, value in values.items():
+        if _plain(value) and not 0 <= value <= 1:
+            raise ValueError(f"{function}: {name} must be in [0, 1], got {value}")
+
+
+def scalar(function: str, **values: Any) -> None:
+    """Raise unless all values are scalars: nothing broadcasts silently."""
+    for name, value in values.items():
+        if np.ndim(value) != 0:
+            shape = list(np.shape(value))
+            raise ValueError(f"{function}: {name} must be a scalar, got {shape}")

@@ -1,0 +1,38 @@
+"""Strict JAX for all tests, and 8 simulated CPU devices for those that ask."""
+
+import os
+import subprocess
+
+# Before JAX is imported: with the default thread count of a small machine, many
+# collective steps in flight starve each other and XLA aborts the process.
+os.environ.setdefault("NPROC", "32")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def devices():
+    """Eight CPU devices."""
+    found = jax.devices("cpu")
+    if len(found) < 8:
+        pytest.skip(f"needs 8 CPU devices, found {len(found)}")
+    return found[:8]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 512 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(place)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to mount a small file system")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
