@@ -1,0 +1,41 @@
+"""Data sets as dicts of arrays, and batches that are a pure function of the step.
+
+A `Task` holds the three splits of a classification problem on the host, `Batches`
+makes an endless, randomly accessible stream of one, and `epoch` walks over one once::
+
+    from functools import partial
+
+    from kdjax import data
+
+    task = data.load("digits")
+    view = data.pipeline(task, partial(data.random_shift, pixels=1))
+    batches = data.Batches(task.train, 128, seed=0, transform=view)
+    batch = batches[1000]  # {"image": float32 [128, 8, 8, 1], "label": int32 [128]}
+    for batch in data.epoch(task.test, 256, data.pipeline(task)):
+        ...  # the same fields and "mask", False where the last batch is padded
+"""
+
+from kdjax.data.augment import (
+    Pipeline,
+    normalize,
+    pipeline,
+    random_crop,
+    random_flip,
+    random_shift,
+)
+from kdjax.data.batches import Batches, epoch
+from kdjax.data.task import Task, Unavailable, load
+
+__all__ = [
+    "Batches",
+    "Pipeline",
+    "Task",
+    "Unavailable",
+    "epoch",
+    "load",
+    "normalize",
+    "pipeline",
+    "random_crop",
+    "random_flip",
+    "random_shift",
+]

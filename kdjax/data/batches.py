@@ -1,0 +1,220 @@
+"""Batches as a pure function of the step: seeded, randomly accessible, resumable."""
+
+import functools
+import itertools
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from kdjax import trees
+from kdjax.base import Array, PyTree
+
+Transform = Callable[[Array, Any], Any]
+
+# A stream of its own: a training state made from the same seed folds in the step, too.
+_STREAM = zlib.crc32(b"kdjax.data")
+
+
+class Batches:
+    """An endless stream of batches that depends on nothing but the seed and the step.
+
+    The examples come in the order of one random permutation after the other, and batch
+    `step` is rows `[step * batch_size, (step + 1) * batch_size)` of it: nothing is
+    dropped, every example is seen once an epoch, and a batch may straddle two epochs.
+    The position is just the step, so there is no iterator to checkpoint: a run that is
+    resumed at `step` goes on with `batches[step]`, bit for bit.
+
+    Args:
+      arrays: a dict (or any pytree) of arrays `[n, ...]`; fields that the transform
+        does not know travel along.
+      batch_size: examples in a batch; may exceed `n`.
+      seed: of the order and of the transform's keys, in `[0, 2**32)`.
+      transform: pure `transform(key, batch) -> batch`, hashable, compiled; its key
+        differs from step to step. None leaves the arrays as they are.
+      sharding: how the batch axis is laid out over devices, such as
+        `NamedSharding(mesh, P("data"))`.
+      device_bytes: arrays up to this size are put on the device once and gathered
+        there; larger ones stay on the host and travel batch by batch.
+
+    Raises:
+      ValueError: if there are no examples, if arrays differ in length or are not
+        numbers, or if `batch_size`, `seed` or a step is out of range.
+
+    >>> batches = Batches({"label": np.arange(10)}, batch_size=4, seed=0)
+    >>> batches[7]["label"].shape, batches.chunk(7, 3)["label"].shape
+    ((4,), (3, 4))
+    """
+
+    def __init__(
+        self,
+        arrays: PyTree,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        transform: Transform | None = None,
+        sharding: NamedSharding | None = None,
+        device_bytes: int = 2**30,
+    ) -> None:
+        """Place small arrays on the device, keep large ones on the host."""
+        self.num_examples = _num_examples("Batches", arrays, batch_size)
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"Batches: seed must be in [0, 2**32), got {seed}")
+        self.batch_size = batch_size
+        self.seed = seed
+        self._transform = transform
+        self._sharding = sharding
+        self._key = jax.random.fold_in(jax.random.key(seed), _STREAM)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+        self._on_device = size <= device_bytes
+        place = jax.device_put if self._on_device else np.asarray
+        self._arrays = jax.tree.map(place, arrays)
+        # Two epochs: the ones that a batch may straddle.
+        self._permutation = functools.lru_cache(maxsize=2)(
+            functools.partial(_permutation, self.num_examples, seed)
+        )
+
+    def indices(self, step: int) -> np.ndarray:
+        """Return which examples batch `step` holds, int32 `[batch_size]`."""
+        return self._rows(step, 1)
+
+    def __getitem__(self, step: int) -> Any:
+        """Return batch `step`, leaves `[batch_size, ...]`."""
+        arrays, rows = self._source(self._rows(step, 1))
+        batch = _one(arrays, rows, self._key, np.uint32(step), self._transform)
+        return self._laid_out(batch)
+
+    def chunk(self, step: int, k: int) -> Any:
+        """Return batches `step` to `step + k - 1`, leaves `[k, batch_size, ...]`.
+
+        It is made by one compiled call, for a `scan` of k training steps, and equals
+        `batches[step], ..., batches[step + k - 1]` bit for bit.
+        """
+        if k < 1:
+            raise ValueError(f"Batches.chunk: k must be >= 1, got {k}")
+        arrays, rows = self._source(self._rows(step, k))
+        rows = rows.reshape(k, self.batch_size)
+        steps = np.arange(step, step + k, dtype=np.uint32)
+        return self._laid_out(_many(arrays, rows, self._key, steps, self._transform), 1)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield all batches from step 0 on, without end."""
+        return (self[step] for step in itertools.count())
+
+    def _rows(self, step: int, k: int) -> np.ndarray:
+        if step < 0:
+            raise ValueError(f"Batches: step must be >= 0, got {step}")
+        position, stop = step * self.batch_size, (step + k) * self.batch_size
+        parts = []
+        while position < stop:
+            epoch_number, start = divmod(position, self.num_examples)
+            part = self._permutation(epoch_number)[start : start + stop - position]
+            parts.append(part)
+            position += len(part)
+        return np.concatenate(parts)
+
+    def _source(self, rows: np.ndarray) -> tuple[PyTree, np.ndarray]:
+        if self._on_device:
+            return self._arrays, rows
+        # The program is the one of the device: it finds the gathered rows in order.
+        gathered = jax.tree.map(lambda array: array[rows], self._arrays)
+        return gathered, np.arange(len(rows), dtype=np.int32)
+
+    def _laid_out(self, batch: Any, leading: int = 0) -> Any:
+        if self._sharding is None:
+            return batch
+        spec = PartitionSpec(*[None] * leading, *self._sharding.spec)
+        return jax.device_put(batch, NamedSharding(self._sharding.mesh, spec))
+
+
+def epoch(
+    arrays: PyTree, batch_size: int, transform: Transform | None = None
+) -> Iterator[dict[str, Any]]:
+    """Walk over a split once, in order, in batches of one shape; for evaluation.
+
+    The last batch is padded with zeros before the transform, and `batch["mask"]` says
+    which rows are real: average with it, or the padding counts.
+
+    Args:
+      arrays: a dict of arrays `[n, ...]`.
+      batch_size: rows in every batch.
+      transform: as in `Batches`; its key is the same for every batch.
+
+    Returns:
+      An iterator over `ceil(n / batch_size)` batches, each with `"mask"`, bool
+      `[batch_size]`, besides the fields of the transform.
+
+    Raises:
+      ValueError: as `Batches` does, and if there is a field `"mask"` already.
+
+    >>> [int(b["mask"].sum()) for b in epoch({"label": np.arange(5)}, batch_size=3)]
+    [3, 2]
+    """
+    num_examples = _num_examples("epoch", arrays, batch_size)
+    if "mask" in arrays:
+        raise ValueError("epoch: the field 'mask' is epoch's own, got one in arrays")
+    host = jax.tree.map(np.asarray, arrays)
+    rows, key = np.arange(batch_size, dtype=np.int32), jax.random.key(0)
+
+    def batch(start: int) -> dict[str, Any]:
+        part = jax.tree.map(lambda array: _slice(array, start, batch_size), host)
+        made = _one(part, rows, key, np.uint32(0), transform)
+        return {**made, "mask": jnp.asarray(start + rows < num_examples)}
+
+    return map(batch, range(0, num_examples, batch_size))
+
+
+def _slice(array: np.ndarray, start: int, length: int) -> np.ndarray:
+    part = array[start : start + length]
+    missing = length - len(part)
+    return (
+        np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1)) if missing else part
+    )
+
+
+def _num_examples(function: str, arrays: PyTree, batch_size: int) -> int:
+    leaves = jax.tree_util.tree_leaves_with_path(arrays)
+    named = {trees.path_name(path): leaf for path, leaf in leaves}
+    for name, leaf in named.items():
+        if np.ndim(leaf) == 0 or leaf.dtype.kind in "OSUMm":
+            raise ValueError(
+                f"{function}: every array must be [n, ...] numbers, got {name!r} = "
+                f"{getattr(leaf, 'dtype', type(leaf).__name__)}{list(np.shape(leaf))}"
+            )
+    lengths = {name: len(leaf) for name, leaf in named.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{function}: arrays must have one length, got {lengths}")
+    if not lengths or 0 in lengths.values():
+        raise ValueError(f"{function}: needs at least one example, got {lengths}")
+    if batch_size < 1:
+        raise ValueError(f"{function}: batch_size must be >= 1, got {batch_size}")
+    return next(iter(lengths.values()))
+
+
+def _permutation(num_examples: int, seed: int, epoch_number: int) -> np.ndarray:
+    order = np.random.default_rng([seed, epoch_number]).permutation(num_examples)
+    return order.astype(np.int32)
+
+
+@functools.partial(jax.jit, static_argnames="transform")
+def _one(
+    arrays: PyTree, rows: Array, key: Array, step: Array, transform: Transform | None
+) -> Any:
+    batch = jax.tree.map(lambda a: a.at[rows].get(mode="promise_in_bounds"), arrays)
+    if transform is None:
+        return batch
+    return transform(jax.random.fold_in(key, step), batch)
+
+
+@functools.partial(jax.jit, static_argnames="transform")
+def _many(
+    arrays: PyTree, rows: Array, key: Array, steps: Array, transform: Transform | None
+) -> Any:
+    # Not vmap: the body is the program of a single batch, and so are its bits.
+    return jax.lax.map(
+        lambda x: _one(arrays, x[0], key, x[1], transform), (rows, steps)
+    )
