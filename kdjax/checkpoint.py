@@ -1,0 +1,300 @@
+"""Save a whole run and take it up again, whatever happened in between.
+
+Writing is asynchronous and atomic (orbax): a process killed in the middle leaves the
+checkpoints before it untouched. Every checkpoint carries the SHA-256 of its state, so
+that one that was damaged on disk is noticed and the one before it taken instead.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import gc
+import json
+import logging
+import shutil
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+import tensorstore
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from kdjax import trees
+from kdjax.base import PyTree, Variables
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or holds something else than was asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What `Checkpoints.restore` found.
+
+    Attributes:
+      step: the step it was saved at.
+      state: the pytree, like the one that was asked for.
+      extra: the JSON values saved beside it, such as the position in the data.
+      problems: one sentence for each later checkpoint that could not be read.
+    """
+
+    step: int
+    state: Any
+    extra: dict[str, Any]
+    problems: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep orbax's background complaints off the screen; what it raises says it all."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+        gc.collect()  # coroutines that failed complain when they are collected
+    finally:
+        sys.unraisablehook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+class Checkpoints:
+    """The checkpoints of one run in one directory; a context manager.
+
+    Args:
+      directory: where; made when the first checkpoint is saved.
+      keep: how many of the latest to keep.
+      best: name of a metric whose best checkpoint is kept as well, or None.
+      mode: `"max"` or `"min"`: which value of it is best.
+
+    Example::
+
+        with checkpoint.Checkpoints("run/checkpoints", best="accuracy") as checkpoints:
+            found = checkpoints.restore(like=state)
+            if found:
+                state = found.state
+            ...
+            checkpoints.save(step, state, extra={"epoch": 3}, metrics={"accuracy": 0.9})
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep: int = 2,
+        best: str | None = None,
+        mode: str = "max",
+    ) -> None:
+        """See the class."""
+        self.directory = Path(directory).absolute()
+        self._best = best
+        policies: list[Any] = [preservation_policy.LatestN(keep)]
+        options: dict[str, Any] = {}
+        if best is not None:
+            options = {"best_fn": lambda m: m[best], "best_mode": mode}
+            policies.append(
+                preservation_policy.BestN(
+                    get_metric_fn=lambda m: m[best], reverse=mode == "min", n=1
+                )
+            )
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+                cleanup_tmp_directories=True,
+                **options,
+            ),
+        )
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Finish what is being written and close."""
+        self.close()
+
+    def steps(self) -> list[int]:
+        """Return the steps of all complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        *,
+        extra: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Start writing a checkpoint; the state may be donated as soon as this returns.
+
+        Args:
+          step: its number; one that is there already is left as it is.
+          state: any pytree of arrays.
+          extra: JSON values to keep beside it.
+          metrics: must hold the metric named as `best`, if one was.
+
+        Raises:
+          CheckpointError: if this or an earlier one cannot be written.
+        """
+        beside: dict[str, Any] = {"extra": dict(extra or {})}
+        beside["shapes"] = trees.describe(state)
+        beside["sha256"] = trees.fingerprint(state)
+        beside["crc32"] = _crc(beside)
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(beside)
+        )
+        with self._explained():
+            if step not in self._manager.all_steps():
+                self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def restore(
+        self,
+        like: PyTree,
+        *,
+        step: int | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> Restored | None:
+        """Return the latest checkpoint that can be read, or None if there is none.
+
+        One that cannot be read is set aside as `unreadable-<step>`, so that its number
+        is free again, and named in `problems`.
+
+        Args:
+          like: a pytree of arrays or `jax.ShapeDtypeStruct` with the structure, shapes,
+            dtypes and shardings to restore.
+          step: take only this one.
+          say: told each problem as it is found, `print` for instance.
+
+        Raises:
+          CheckpointError: if the checkpoint holds a state of another structure or other
+            shapes than `like`.
+        """
+        problems: list[str] = []
+        steps = self.steps() if step is None else [step]
+        for number in reversed(steps):
+            try:
+                state, extra = self._read(number, like)
+            except CheckpointError:
+                raise
+            except Exception as error:  # whatever orbax meets in a damaged directory
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                problems.append(
+                    f"checkpoint {number} in {self.directory} cannot be read and was "
+                    f"set aside ({reason[:100]})"
+                )
+                if say:
+                    say(problems[-1])
+                self._set_aside(number)
+                continue
+            return Restored(number, state, extra, tuple(problems))
+        return None
+
+    def restore_best(self, like: PyTree) -> Restored | None:
+        """Return the checkpoint with the best metric, or None if there is none."""
+        step = self._manager.best_step() if self._best else None
+        return self.restore(like, step=step) if step is not None else None
+
+    def wait(self) -> None:
+        """Wait until all is written.
+
+        Raises:
+          CheckpointError: if something could not be written.
+        """
+        with self._explained():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait and close; safe to call twice."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        with _quiet():
+            args = ocp.args.Composite(extra=ocp.args.JsonRestore())
+            beside = self._manager.restore(step, args=args)["extra"]
+            if beside.pop("crc32", None) != _crc(beside):
+                raise ValueError("its description is damaged")
+            saved, wanted = beside["shapes"], trees.describe(like)
+            if saved != wanted:
+                raise CheckpointError(
+                    f"checkpoint {step} in {self.directory} holds another state:\n"
+                    + trees.differences(saved=saved, wanted=wanted)
+                )
+            _verify_store(self.directory / str(step) / "state")
+            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            state = self._manager.restore(step, args=args)["state"]
+        if trees.fingerprint(state) != beside["sha256"]:
+            raise ValueError("its content does not match its checksum")
+        return state, beside["extra"]
+
+    def _set_aside(self, step: int) -> None:
+        aside = self.directory / f"unreadable-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        (self.directory / str(step)).rename(aside)
+        self._manager.reload()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            full = getattr(error, "errno", None) == errno.ENOSPC
+            full = full or "No space left" in str(error)
+            reason = "no space left on device" if full else str(error).splitlines()[0]
+            steps = self.steps()
+            last = f"the last complete one is {steps[-1]}" if steps else "there is none"
+            raise CheckpointError(
+                f"cannot write a checkpoint to {self.directory}: {reason}; {last}. "
+                "Make room or choose another place, then run again to go on from there."
+            ) from error
+
+
+def _crc(values: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def _verify_store(directory: Path) -> None:
+    """Read every stored value once, and raise if one is damaged.
+
+    Orbax reads many at a time, and those in flight when one fails complain on the
+    screen long after its error was caught.
+    """
+    for described in [directory / "_METADATA", *directory.glob("array_metadatas/*")]:
+        json.loads(described.read_text())
+    base = {"driver": "file", "path": f"{directory}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    for key in store.list().result():
+        store.read(key).result()
+
+
+def save_variables(
+    directory: str | Path, variables: Variables, about: Mapping[str, Any]
+) -> None:
+    """Save a network once, with a description in JSON values beside it."""
+    with Checkpoints(directory, keep=1) as checkpoints:
+        checkpoints.save(0, variables, extra=about)
+
+
+def load_variables(
+    directory: str | Path,
+    like: Variables,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> tuple[Variables, dict[str, Any]] | None:
+    """Return what `save_variables` saved, or None if nothing readable is there."""
+    if not Path(directory).is_dir():
+        return None
+    with Checkpoints(directory, keep=1) as checkpoints:
+        found = checkpoints.restore(like, say=say)
+    return None if found is None else (found.state, found.extra)

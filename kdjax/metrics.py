@@ -1,0 +1,136 @@
+"""How good a network is, and what it costs.
+
+Figures of quality are one value per example, `[batch]`, so that `.mean()` is the figure
+and a mask can leave padding out; only the calibration error needs a last step.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from kdjax import checks, trees
+from kdjax.base import Batch, Outputs, Variables
+
+
+def accuracy(logits: Array, labels: Array) -> Array:
+    """Return 1 where the largest logit is the label's, else 0: `[batch]` floats."""
+    checks.labels("accuracy", labels, logits)
+    return (logits.argmax(-1) == labels).astype(jnp.float32)
+
+
+def agreement(logits: Array, teacher_logits: Array) -> Array:
+    """Return 1 where student and teacher name the same class, else 0: `[batch]`."""
+    checks.logits("agreement", logits=logits, teacher_logits=teacher_logits)
+    return (logits.argmax(-1) == teacher_logits.argmax(-1)).astype(jnp.float32)
+
+
+def negative_log_likelihood(logits: Array, labels: Array) -> Array:
+    """Return `-log softmax(logits)[label]` in nats: `[batch]`."""
+    checks.labels("negative_log_likelihood", labels, logits)
+    log_probs = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return -jnp.take_along_axis(log_probs, labels[..., None], -1)[..., 0]
+
+
+def calibration_gap(logits: Array, labels: Array, *, bins: int = 15) -> Array:
+    """Return confidence minus correctness in the bin of the confidence, else 0.
+
+    Args:
+      logits: `[batch, classes]`.
+      labels: `[batch]` integers.
+      bins: number of equally wide bins of the confidence.
+
+    Returns:
+      `[batch, bins]`. The mean over examples is what `calibration_error` sums up, so it
+      can be gathered batch by batch.
+    """
+    checks.labels("calibration_gap", labels, logits)
+    confidence = jax.nn.softmax(logits.astype(jnp.float32)).max(-1)
+    chosen = jnp.clip(jnp.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gap = confidence - accuracy(logits, labels)
+    return gap[..., None] * jax.nn.one_hot(chosen, bins)
+
+
+def calibration_error(mean_gap: Any) -> float:
+    """Return the expected calibration error of a `[bins]` mean of `calibration_gap`.
+
+    Σ_b |Σ_{i in b} (confidence_i − correct_i)| / n, as in Guo et al., "On calibration
+    of modern neural networks" (https://arxiv.org/abs/1706.04599, 2017).
+
+    >>> logits = jnp.array([[0.0, 0.0], [0.0, 0.0]])
+    >>> gap = calibration_gap(logits, jnp.array([0, 1]))
+    >>> calibration_error(gap.mean(0))
+    0.0
+    """
+    return float(np.abs(np.asarray(mean_gap, np.float64)).sum())
+
+
+def classification(
+    student: Outputs, teacher: Outputs | None, batch: Batch
+) -> dict[str, Array]:
+    """Measure a classifier; what `train.make_eval` is given.
+
+    Args:
+      student: outputs with logits `[batch, classes]`.
+      teacher: the same of the teacher, or None to leave the agreement out.
+      batch: with `label` `[batch]`.
+
+    Returns:
+      `accuracy`, `negative_log_likelihood`, `calibration_gap` and, with a teacher,
+      `agreement`: one row per example.
+    """
+    logits, labels = student.logits, batch["label"]
+    measured = {
+        "accuracy": accuracy(logits, labels),
+        "negative_log_likelihood": negative_log_likelihood(logits, labels),
+        "calibration_gap": calibration_gap(logits, labels),
+    }
+    if teacher is not None:
+        measured["agreement"] = agreement(logits, teacher.logits)
+    return measured
+
+
+def size(variables: Variables) -> dict[str, int]:
+    """Return `parameters` (trained scalars) and `bytes` (all variables)."""
+    return {
+        "parameters": trees.count(variables["params"]),
+        "bytes": trees.num_bytes(variables),
+    }
+
+
+def flops(apply: Callable[..., Any], variables: Variables, inputs: Any) -> int:
+    """Return the floating-point operations of one forward pass, as XLA counts them.
+
+    A multiply-add counts as two. `inputs` sets the batch: give one example for the cost
+    per example.
+    """
+
+    def forward(variables: Variables, inputs: Any) -> Any:
+        return apply(variables, inputs)[0].logits
+
+    analysis = jax.jit(forward).lower(variables, inputs).compile().cost_analysis()
+    return int(analysis["flops"]) if analysis else 0
+
+
+def latency(
+    calls: Mapping[str, Callable[[], Any]], *, repeats: int = 200, rounds: int = 5
+) -> dict[str, float]:
+    """Return the median seconds of each call, measured in turn on an idle device.
+
+    The calls take turns round by round, so that a machine whose speed drifts treats all
+    alike. Each call must return arrays; it is waited for.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        jax.block_until_ready(call())
+    for _ in range(rounds):
+        for name, call in calls.items():
+            for _ in range(max(1, repeats // rounds)):
+                start = time.perf_counter()
+                jax.block_until_ready(call())
+                times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(seconds)) for name, seconds in times.items()}

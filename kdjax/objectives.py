@@ -1,0 +1,109 @@
+"""What a student is trained on: named, weighted terms that add up to the loss.
+
+An objective is a closure `objective(student, teacher, batch) -> {name: term}`. A term
+is a scalar, or a pair `(sum, count)` whose ratio is the mean, so that padding and
+microbatches of different sizes never bias an average. Two objectives compose by dict
+union: `{**one(s, t, b), **other(s, t, b)}`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from kdjax.base import Batch, Outputs
+
+Schedule = Callable[[Any], Any]
+Term = Any
+Terms = Mapping[str, Term]
+Objective = Callable[[Outputs, Any, Batch], Terms]
+
+
+class _Scheduled(NamedTuple):
+    """A term whose weight is known only once the step is."""
+
+    weight: Schedule
+    term: Term
+
+
+def masked_mean(values: Array, where: Array | None = None) -> tuple[Array, Array]:
+    """Return `(sum, count)` of the values that `where` keeps.
+
+    Args:
+      values: `[batch, ...]`, unreduced losses.
+      where: `[batch]` or any leading axes of `values`, boolean; None keeps all.
+
+    Returns:
+      Two float scalars. A mask that keeps nothing gives `(0, 0)`: the term is then 0.
+
+    Raises:
+      ValueError: if the axes of `where` are not the leading axes of `values`.
+
+    >>> total, count = masked_mean(jnp.array([1.0, 3.0, 9.0]),
+    ...                            jnp.array([True, True, False]))
+    >>> float(total / count)
+    2.0
+    """
+    values = jnp.asarray(values)
+    if where is None:
+        return values.sum(), jnp.asarray(values.size, values.dtype)
+    where = jnp.asarray(where, bool)
+    if where.shape != values.shape[: where.ndim]:
+        raise ValueError(
+            "objectives.masked_mean: where must have the leading axes of values: "
+            f"where {list(where.shape)}, values {list(values.shape)}"
+        )
+    where = where.reshape(where.shape + (1,) * (values.ndim - where.ndim))
+    where = jnp.broadcast_to(where, values.shape)
+    return jnp.where(where, values, 0).sum(), where.sum(dtype=values.dtype)
+
+
+def weighted(weight: float | Array | Schedule, term: Term) -> Term:
+    """Scale a term by a number, or by a schedule of the step (any optax schedule).
+
+    >>> weighted(0.5, (jnp.array(6.0), jnp.array(3.0)))[0].item()
+    3.0
+    """
+    if callable(weight):
+        return _Scheduled(weight, term)
+    if isinstance(term, _Scheduled):
+        return term._replace(term=weighted(weight, term.term))
+    if isinstance(term, tuple):
+        return weight * term[0], term[1]
+    return weight * term
+
+
+def _pair(name: str, term: Term, step: Any) -> tuple[Array, Array]:
+    if isinstance(term, _Scheduled):
+        return _pair(name, weighted(term.weight(step), term.term), step)
+    pair = term if isinstance(term, tuple) else (term, 1.0)
+    if len(pair) != 2 or any(jnp.ndim(part) for part in pair):
+        shapes = [list(jnp.shape(part)) for part in pair]
+        raise ValueError(
+            f"objective: term {name!r} must be a scalar or a (sum, count) pair of "
+            f"scalars, got shapes {shapes}; losses return one value per example: "
+            "take their .mean() or objectives.masked_mean(values, where)"
+        )
+    total, count = (jnp.asarray(part, jnp.float32) for part in pair)
+    return total, jax.lax.stop_gradient(count)
+
+
+def resolve(terms: Terms, step: Any) -> dict[str, tuple[Array, Array]]:
+    """Evaluate schedules at `step`; return every term as a `(sum, count)` pair.
+
+    Raises:
+      ValueError: if the objective returned no dict of terms or a term is no scalar.
+    """
+    if not isinstance(terms, Mapping) or not terms:
+        found = "an empty one" if isinstance(terms, Mapping) else type(terms).__name__
+        raise ValueError(
+            f"objective: must return a dict with at least one named term, got {found}"
+        )
+    return {name: _pair(name, term, step) for name, term in terms.items()}
+
+
+def mean(total: Array, count: Array) -> Array:
+    """Return `total / count`, and 0 where nothing was counted."""
+    return jnp.where(count > 0, total / jnp.where(count > 0, count, 1.0), 0.0)

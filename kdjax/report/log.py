@@ -1,0 +1,71 @@
+"""Metrics as JSON lines and TensorBoard events."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class MetricLog:
+    """The metrics of all networks of a run.
+
+    `metrics.jsonl` holds one line per network and step, `tensorboard/<network>` the
+    same as events. Both can be rewound to the step that a resumed run starts from, so
+    that an interrupted run leaves the same lines as an uninterrupted one.
+
+    Args:
+      directory: the run's.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        """See the class."""
+        self._directory = Path(directory)
+        self.path = self._directory / "metrics.jsonl"
+        self._events: tuple[str, Any] | None = None
+
+    def write(self, network: str, step: int, values: Mapping[str, float]) -> None:
+        """Add a line; it is on disk when this returns."""
+        line = json.dumps({"network": network, "step": step, **values})
+        with self.path.open("a") as file:
+            file.write(line + "\n")
+        writer = self._writer(network, step)
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    def read(self, network: str | None = None) -> list[dict[str, Any]]:
+        """Return the lines, of one network or all; a line cut short is left out."""
+        if not self.path.exists():
+            return []
+        lines = []
+        for text in self.path.read_text().splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:  # the process was killed while writing it
+                continue
+        return [x for x in lines if network is None or x["network"] == network]
+
+    def rewind(self, network: str, step: int) -> None:
+        """Forget what was written of a network after a step."""
+        if not self.path.exists():
+            return
+        kept = [x for x in self.read() if x["network"] != network or x["step"] <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(temporary, self.path)
+
+    def close(self) -> None:
+        """Write the events that are still in memory."""
+        if self._events is not None:
+            self._events[1].close()
+            self._events = None
+
+    def _writer(self, network: str, step: int) -> Any:
+        if self._events is None or self._events[0] != network:
+            from tensorboardX import SummaryWriter
+
+            self.close()
+            directory = str(self._directory / "tensorboard" / network)
+            # purge_step tells TensorBoard to drop what a killed run wrote after it
+            self._events = network, SummaryWriter(directory, purge_step=step)
+        return self._events[1]

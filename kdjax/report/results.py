@@ -1,0 +1,188 @@
+"""The table that an experiment ends with."""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+# name -> (heading, factor, digits); figures that are measured once per seed
+_PER_SEED = {
+    "accuracy": ("accuracy %", 100, 2),
+    "agreement": ("agreement %", 100, 2),
+    "calibration_error": ("calibration error %", 100, 2),
+    "negative_log_likelihood": ("NLL", 1, 4),
+}
+# what a network costs does not depend on the seed
+_COST = {
+    "parameters": ("parameters", 1, 0),
+    "bytes": ("bytes", 1, 0),
+    "flops": ("FLOPs", 1, 0),
+    "latency": ("latency µs", 1e6, 1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One kind of network in the table.
+
+    Attributes:
+      name: what the table calls it.
+      seeds: for each seed its figures on the test split, and what identifies it:
+        `{"seed": 0, "accuracy": 0.97, ..., "sha256": "..."}`.
+      cost: `parameters`, `bytes`, `flops` and `latency` (seconds) of one example.
+      settings: what was chosen for this row, such as the learning rate.
+    """
+
+    name: str
+    seeds: Sequence[Mapping[str, Any]]
+    cost: Mapping[str, float]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def values(self, figure: str) -> np.ndarray:
+        """Return a figure of all seeds, in their order."""
+        return np.array([seed[figure] for seed in self.seeds], np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gain:
+    """How much better one row is than another, seed by seed.
+
+    Attributes:
+      better: the row that should be.
+      than: the row it is compared with.
+      mean: mean difference of accuracy over seeds, in [-1, 1].
+      low: lower end of the 95 % interval (Student's t), NaN for a single seed.
+      high: upper end.
+    """
+
+    better: str
+    than: str
+    mean: float
+    low: float
+    high: float
+
+    def sentence(self) -> str:
+        """Say it in one sentence, also where it is no gain."""
+        text = (
+            f"{self.better} − {self.than}, same seed: {100 * self.mean:+.2f} points of "
+            "test accuracy"
+        )
+        if math.isnan(self.low):
+            return f"{text}; one seed gives no interval: run more with --seeds."
+        text += f", 95 % interval [{100 * self.low:+.2f}, {100 * self.high:+.2f}]"
+        if self.low > 0:
+            return f"{text}: it helps."
+        if self.high < 0:
+            return f"{text}: it HURTS here."
+        return f"{text}: no gain is shown, the interval holds 0."
+
+
+def paired_gain(better: Row, than: Row) -> Gain:
+    """Return the paired difference of two rows' accuracies with its 95 % interval.
+
+    Raises:
+      ValueError: if the rows do not have the same seeds.
+    """
+    ours, theirs = ([s["seed"] for s in row.seeds] for row in (better, than))
+    if ours != theirs:
+        raise ValueError(f"paired_gain: seeds differ: {ours} and {theirs}")
+    difference = better.values("accuracy") - than.values("accuracy")
+    mean = float(difference.mean())
+    if len(difference) < 2:
+        return Gain(better.name, than.name, mean, math.nan, math.nan)
+    error = difference.std(ddof=1) / math.sqrt(len(difference))
+    margin = float(stats.t.ppf(0.975, len(difference) - 1) * error)
+    return Gain(better.name, than.name, mean, mean - margin, mean + margin)
+
+
+def _cell(values: np.ndarray, factor: float, digits: int) -> str:
+    values = values * factor
+    text = f"{values.mean():,.{digits}f}"
+    if len(values) > 1:
+        text += f" ± {values.std(ddof=1):,.{digits}f}"
+    return text
+
+
+def _widths(table: list[list[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*table, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What an experiment found.
+
+    Attributes:
+      title: what the table shows, on which data, over how many seeds.
+      rows: the networks.
+      gains: paired comparisons of rows.
+      notes: sentences that a reader needs to trust the table.
+    """
+
+    title: str
+    rows: Sequence[Row]
+    gains: Sequence[Gain] = ()
+    notes: Sequence[str] = ()
+
+    def cells(self) -> list[list[str]]:
+        """Return the table as text, headings first."""
+        columns = {**_PER_SEED, **_COST}
+        headings = ["network", *(heading for heading, _, _ in columns.values())]
+        table = [headings]
+        for row in self.rows:
+            cells = [_cell(row.values(n), f, d) for n, (_, f, d) in _PER_SEED.items()]
+            costs = [
+                _cell(np.array([row.cost[n]]), f, d) for n, (_, f, d) in _COST.items()
+            ]
+            table.append([row.name, *cells, *costs])
+        return table
+
+    def text(self, width: int = 80) -> str:
+        """Return everything for a console `width` characters wide.
+
+        A table that is too wide is turned on its side.
+        """
+        table = self.cells()
+        if sum(_widths(table)) + 2 * len(table[0]) > width:
+            table = [list(column) for column in zip(*table, strict=True)]
+        widths = _widths(table)
+        lines = [
+            "  ".join(
+                cell.rjust(size) if number else cell.ljust(size)
+                for number, (cell, size) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in table
+        ]
+        lines.insert(1, "  ".join("─" * size for size in widths))
+        return "\n".join([self.title, "", *lines, "", *self.sentences()])
+
+    def sentences(self) -> list[str]:
+        """Return what stands below the table."""
+        return [*(gain.sentence() for gain in self.gains), *self.notes]
+
+    def markdown(self) -> str:
+        """Return title, table, gains and notes as Markdown."""
+        headings, *rows = self.cells()
+        rule = ["---", *["---:"] * (len(headings) - 1)]
+        table = ["| " + " | ".join(row) + " |" for row in [headings, rule, *rows]]
+        notes = [f"- {sentence}" for sentence in self.sentences()]
+        return "\n".join([f"### {self.title}", "", *table, "", *notes, ""])
+
+    def csv(self) -> str:
+        """Return one line per network and seed, all figures in full precision."""
+        names = ["network", "seed", *_PER_SEED, *_COST, "sha256"]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for row in self.rows:
+            for seed in row.seeds:
+                writer.writerow({"network": row.name, **row.cost, **seed})
+        return text.getvalue()
+
+    def json(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,28 @@
+"""The train step: a frozen teacher beside a student, composed with any objective.
+
+    step = train.make_step(student.apply, teacher.apply, objective, tx)
+    state = train.init(student, tx, key, example_inputs)
+    for state, metrics in train.run(step, state, teacher_variables, batches):
+        ...
+
+The teacher's variables are an argument of the compiled step: a closure would bake them
+into the program as constants, and a donated state would delete them for the caller.
+"""
+
+from kdjax.train.evaluation import make_eval
+from kdjax.train.loop import NonFiniteError, run, scan
+from kdjax.train.state import TrainState, from_variables, init
+from kdjax.train.step import Metrics, Step, make_step
+
+__all__ = [
+    "Metrics",
+    "NonFiniteError",
+    "Step",
+    "TrainState",
+    "from_variables",
+    "init",
+    "make_eval",
+    "make_step",
+    "run",
+    "scan",
+]

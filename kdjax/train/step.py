@@ -1,0 +1,169 @@
+"""One step of training a student beside a frozen teacher."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from kdjax import objectives
+from kdjax.base import Batch, PyTree
+from kdjax.train.gradients import Select, Task
+from kdjax.train.state import TrainState
+
+Metrics = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A compiled step `step(state, teacher_variables, batch) -> (state, metrics)`.
+
+    Only the state is donated: its arrays are gone after the call, the teacher's and the
+    batch's are not.
+
+    Attributes:
+      pure: the same function uncompiled, for `vmap`, `scan` and the like.
+      blame: `blame(state, teacher_variables, batch) -> {term: reason}` names the terms
+        that make a step not finite; compiled only when asked.
+    """
+
+    pure: Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
+    blame: Callable[[TrainState, Any, Any], dict[str, str]]
+
+    @functools.cached_property
+    def compiled(self) -> Any:
+        """The jitted function, with `lower` and the rest of its interface."""
+        return jax.jit(self.pure, donate_argnums=0)
+
+    def __call__(
+        self, state: TrainState, teacher_variables: Any, batch: Any
+    ) -> tuple[TrainState, Metrics]:
+        """Do one step."""
+        return self.compiled(state, teacher_variables, batch)
+
+
+def _finite(tree: PyTree) -> Array:
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
+def _advance(
+    state: TrainState,
+    tx: optax.GradientTransformation,
+    gradient: PyTree,
+    rest: PyTree,
+    loss: Array,
+) -> TrainState:
+    """Apply a gradient; if anything is not finite, change only the counters."""
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    good = _finite((loss, gradient, params, rest))
+    new, old = (params, rest, opt_state), (state.params, state.rest, state.opt_state)
+    params, rest, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+    return TrainState(
+        step=state.step + 1,
+        params=params,
+        rest=rest,
+        opt_state=opt_state,
+        key=state.key,
+        skipped=state.skipped + ~good,
+        skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
+    )
+
+
+def make_step(
+    student_apply: Callable[..., Any],
+    teacher_apply: Callable[..., Any] | None,
+    objective: objectives.Objective,
+    tx: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    inputs: Select = "image",
+) -> Step:
+    """Return the step that trains a student beside a frozen teacher.
+
+    The teacher runs in evaluation mode and outside the gradient. A step whose loss,
+    gradient or result is not finite changes nothing but the counters.
+
+    Args:
+      student_apply: the student's `Network.apply`.
+      teacher_apply: the teacher's, or None: the objective then gets None.
+      objective: `objective(student, teacher, batch) -> {name: term}`, see `objectives`.
+      tx: the optimizer.
+      accumulate: into how many equal parts the batch is cut, one in memory at a time.
+        The update equals the whole batch's, masked means included, for networks without
+        batch statistics and dropout.
+      inputs: the field of the batch that both networks read, or a function of it.
+
+    Returns:
+      A `Step`. Its metrics are scalars: `step` (the number of the step just done, from
+      1), `loss`, every term by name, `gradient_norm`, `skipped`, `skipped_in_a_row`.
+
+    Raises:
+      ValueError: at once for `accumulate` < 1; when first traced, if a term is no
+        scalar or is named like one of those metrics, if the batch lacks the field, or
+        if `accumulate` does not divide it.
+
+    Example::
+
+        def objective(student, teacher, batch):
+            soft = losses.soft_target_kl(student.logits, teacher.logits)
+            return {"soft": soft.mean()}
+
+        step = train.make_step(student.apply, teacher.apply, objective, tx)
+        state, metrics = step(state, teacher_variables, batch)
+    """
+    if accumulate < 1:
+        raise ValueError(f"make_step: accumulate must be at least 1, got {accumulate}")
+    task = Task(student_apply, teacher_apply, objective, inputs)
+
+    def pure(
+        state: TrainState, teacher: Any, batch: Batch
+    ) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        if accumulate == 1:
+            gradient, terms, rest = task.gradients(
+                state, state.rest, key, teacher, batch
+            )
+        else:
+            gradient, terms, rest = task.accumulated(
+                state, key, teacher, batch, accumulate
+            )
+        loss = sum(terms.values(), jnp.zeros(()))
+        state = _advance(state, tx, gradient, rest, loss)
+        return state, {
+            **terms,
+            "loss": loss,
+            "step": state.step,
+            "gradient_norm": optax.tree.norm(gradient),
+            "skipped": state.skipped,
+            "skipped_in_a_row": state.skipped_in_a_row,
+        }
+
+    return Step(pure, functools.partial(_blame, task))
+
+
+def _blame(task: Task, state: TrainState, teacher: Any, batch: Batch) -> dict[str, str]:
+    """Say of each term that is not finite if its value or its gradient is the cause."""
+    key = jax.random.fold_in(state.key, state.step)
+
+    def terms(params: PyTree) -> dict[str, Array]:
+        pairs, _ = task.terms(params, state.rest, key, state.step, teacher, batch)
+        return {name: objectives.mean(*pair) for name, pair in pairs.items()}
+
+    reasons = {}
+    for name in jax.eval_shape(terms, state.params):
+        # One term at a time: a zero cotangent times an infinite derivative is not a
+        # number, so together one would be blamed for another's fault.
+        of_term = jax.jit(jax.value_and_grad(lambda params, n=name: terms(params)[n]))
+        value, gradient = of_term(state.params)
+        if not np.isfinite(value):
+            reasons[name] = f"its value is {value}"
+        elif not _finite(gradient):
+            reasons[name] = f"its gradient is not finite (its value is {value:.4g})"
+    return reasons
