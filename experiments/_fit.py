@@ -1,0 +1,243 @@
+"""Train the networks of a run: one compiled program per kind, resumable, measured."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments._model import Model
+from experiments._workdir import Interrupted, Run
+from kdjax import checkpoint, data, metrics, report, train, trees
+from kdjax.base import Network, Variables
+from kdjax.objectives import Objective
+
+EVALUATION_BATCH = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a network is trained."""
+
+    steps: int
+    batch_size: int
+    augment: tuple[str, ...] = ()
+    optimizer: str = "adam"
+    weight_decay: float = 0.0
+
+    def transformation(self, learning_rate: Any) -> optax.GradientTransformation:
+        """Return the optimizer, its learning rate falling to 0 as a cosine.
+
+        The learning rate is part of its state, so that one compiled step serves a whole
+        grid of them.
+        """
+        cosine = optax.cosine_decay_schedule(1.0, self.steps)
+
+        def make(peak: Any) -> optax.GradientTransformation:
+            def schedule(count: Any) -> Any:
+                return peak * cosine(count)
+
+            if self.optimizer == "adam":
+                return optax.adamw(schedule, weight_decay=self.weight_decay)
+            momentum = optax.sgd(schedule, momentum=0.9, nesterov=True)
+            return optax.chain(optax.add_decayed_weights(self.weight_decay), momentum)
+
+        return optax.inject_hyperparams(make)(peak=learning_rate)
+
+
+_AUGMENTATIONS = {
+    "shift": partial(data.random_shift, pixels=1),
+    "crop": partial(data.random_crop, padding=4),
+    "flip": data.random_flip,
+}
+
+
+class Fit:
+    """Trains and measures networks of one kind with one compiled program.
+
+    Args:
+      run: the run they belong to.
+      task: the data.
+      model: the kind.
+      objective: what they are trained on.
+      recipe: how.
+      teacher: `(network, variables)`, or None.
+      examples: what they are trained on, instead of the whole train split.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        task: data.Task,
+        model: Model,
+        objective: Objective,
+        recipe: Recipe,
+        teacher: tuple[Network, Variables] | None = None,
+        examples: dict[str, np.ndarray] | None = None,
+    ) -> None:
+        """Compile nothing yet."""
+        self.run, self.task, self.recipe = run, task, recipe
+        self.network = model.build(task.num_classes)
+        self.example = jnp.zeros((1, *task.train["image"].shape[1:]))
+        self._examples = task.train if examples is None else examples
+        teach, self._teacher = teacher or (None, None)
+        teach_apply = teach.apply if teach else None
+        self._calls = _largest_divisor(recipe.steps, model.steps_per_call)
+        step = train.make_step(
+            self.network.apply, teach_apply, objective, recipe.transformation(0.0)
+        )
+        self._step = train.scan(step, self._calls)
+        self._evaluate = train.make_eval(
+            self.network.apply, metrics.classification, teacher_apply=teach_apply
+        )
+        self._view = data.pipeline(task)
+        self._init = jax.jit(self._initial)
+
+    def _initial(self, key: jax.Array, learning_rate: Any) -> train.TrainState:
+        tx = self.recipe.transformation(learning_rate)
+        return train.init(self.network, tx, key, self.example)
+
+    def abstract(self) -> Variables:
+        """Return shapes and dtypes of the variables."""
+        return jax.eval_shape(self.network.init, jax.random.key(0), self.example)
+
+    def measure(self, variables: Variables, split: str) -> dict[str, float]:
+        """Return accuracy, calibration and so on over a split."""
+        arrays = getattr(self.task, split)
+        size = min(EVALUATION_BATCH, len(arrays["label"]))
+        batches = data.epoch(arrays, size, self._view)
+        measured = self._evaluate(variables, batches, self._teacher)
+        gap = measured.pop("calibration_gap")
+        measured["calibration_error"] = metrics.calibration_error(gap)
+        return measured
+
+    def __call__(
+        self, name: str, directory: Path, seed: int, learning_rate: float
+    ) -> Variables:
+        """Train one network, or go on where its last checkpoint stands.
+
+        Raises:
+          Interrupted: if the process was asked to stop; the state is saved.
+        """
+        run, total = self.run, self.recipe.steps
+        state = self._init(jax.random.key(seed), learning_rate)
+        with checkpoint.Checkpoints(directory, best="accuracy") as checkpoints:
+            found = checkpoints.restore(state, say=run.say)
+            state = found.state if found else state
+            done = found.step if found else 0
+            run.log.rewind(name, done)
+            run.advance(done, name)
+            saved = time.monotonic()
+            chunks = self._chunks(seed, done)
+            steps = train.run(self._step, state, self._teacher, chunks)
+            for state, seen in steps:
+                done += self._calls
+                run.advance(self._calls, name)
+                ends = done == total or run.stopping
+                measured = done == total or done % self._interval == 0
+                accuracy = self._log(name, done, state, seen) if measured else -1.0
+                late = time.monotonic() - saved >= run.options.checkpoint_seconds
+                if ends or (measured and late):
+                    checkpoints.save(done, state, metrics={"accuracy": accuracy})
+                    saved = time.monotonic()
+                if run.stopping and done < total:
+                    raise Interrupted
+        return state.variables
+
+    @cached_property
+    def _interval(self) -> int:
+        """Steps between two looks at the validation split: about a tenth of all."""
+        return max(1, self.recipe.steps // self._calls // 10) * self._calls
+
+    def _chunks(self, seed: int, start: int) -> Any:
+        augmentations = [_AUGMENTATIONS[name] for name in self.recipe.augment]
+        batches = data.Batches(
+            self._examples,
+            self.recipe.batch_size,
+            seed=seed,
+            transform=data.pipeline(self.task, *augmentations),
+        )
+        steps = range(start, self.recipe.steps, self._calls)
+        return (batches.chunk(step, self._calls) for step in steps)
+
+    def _log(self, name: str, step: int, state: Any, seen: train.Metrics) -> float:
+        means = {key: float(np.mean(values)) for key, values in seen.items()}
+        for counter in ("step", "skipped_in_a_row"):
+            del means[counter]
+        measured = self.measure(state.variables, "validation")
+        measured = {f"validation_{key}": value for key, value in measured.items()}
+        self.run.log.write(name, step, {**means, **measured})
+        return measured["validation_accuracy"]
+
+
+def _largest_divisor(number: int, most: int) -> int:
+    return max(k for k in range(1, most + 1) if number % k == 0)
+
+
+def tuned(
+    name: str, fit: Fit, learning_rates: Sequence[float], seeds: Sequence[int]
+) -> tuple[report.Row, Variables]:
+    """Train a grid of learning rates and seeds; test those of the best rate.
+
+    The rate is chosen by the mean validation accuracy over the seeds. Each network is
+    initialised and fed by its seed alone, so that rows can be compared seed by seed.
+
+    Returns:
+      The row (without costs), and the variables of its first seed.
+    """
+    run, trained = fit.run, {}
+    for rate in learning_rates:
+        for seed in seeds:
+            label = f"{name.replace(' ', '-')}/lr{rate:g}-seed{seed}"
+            variables = fit(label, run.directory / "checkpoints" / label, seed, rate)
+            accuracy = fit.measure(variables, "validation")["accuracy"]
+            trained[rate, seed] = label, variables, accuracy
+    means = {r: np.mean([trained[r, s][2] for s in seeds]) for r in learning_rates}
+    best = max(means, key=lambda rate: means[rate])
+    figures = [
+        {
+            "seed": seed,
+            "network": trained[best, seed][0],
+            **fit.measure(trained[best, seed][1], "test"),
+            "sha256": trees.fingerprint(trained[best, seed][1]["params"]),
+        }
+        for seed in seeds
+    ]
+    tried = [
+        {
+            "network": label,
+            "validation_accuracy": accuracy,
+            "sha256": trees.fingerprint(variables["params"]),
+        }
+        for label, variables, accuracy in trained.values()
+    ]
+    settings = {"learning_rate": best, "tried": tried}
+    return report.Row(name, figures, {}, settings), trained[best, seeds[0]][1]
+
+
+def with_costs(
+    networks_of: Sequence[tuple[report.Row, Fit, Variables]],
+) -> list[report.Row]:
+    """Return the rows with what one example costs, all measured side by side."""
+    calls = {}
+    for row, fit, variables in networks_of:
+        forward = jax.jit(lambda v, x, apply=fit.network.apply: apply(v, x)[0].logits)
+        calls[row.name] = partial(forward, variables, fit.example)
+    seconds = metrics.latency(calls)
+    return [
+        dataclasses.replace(
+            row,
+            cost={
+                **metrics.size(variables),
+                "flops": metrics.flops(fit.network.apply, variables, fit.example),
+                "latency": seconds[row.name],
+            },
+        )
+        for row, fit, variables in networks_of
+    ]

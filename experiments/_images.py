@@ -1,0 +1,144 @@
+"""What experiments on images share: their flags, data, teacher and students."""
+
+import dataclasses
+from pathlib import Path
+from typing import Literal, Self
+
+from experiments import _teacher
+from experiments._fit import Fit, Recipe, tuned, with_costs
+from experiments._model import Model
+from experiments._run import Options, Run, RunOptions
+from kdjax import checks, data, report
+from kdjax.objectives import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Data, networks and budgets."""
+
+    dataset: str = "digits"
+    """"digits" (embedded), or any TFDS image classification set by name."""
+    image_size: int | None = None
+    """Resize images to this many pixels a side; for sets of mixed sizes."""
+    seeds: tuple[int, ...] = (5,)
+    """One number: how many (0, 1, ...); several: which."""
+    steps: int = 1500
+    """Training steps of each student."""
+    batch_size: int = 64
+    """Examples in a step."""
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    """Tried for each kind of student; the best on the validation split counts."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """AdamW, or SGD with Nesterov momentum; the rate falls to 0 as a cosine."""
+    weight_decay: float = 0.0
+    """Weight decay of teacher and students."""
+    augment: tuple[Literal["shift", "crop", "flip"], ...] = ()
+    """Random changes of the training images; teacher and student see the same."""
+    student: Model = Model()
+    """The small network: by default an MLP of 16 hidden units; as a ResNet, resnet8."""
+    teacher: Model = Model(dropout=0.3)
+    """The large one: by default an MLP of 2 x 256 units; as a ResNet, resnet20."""
+    teacher_steps: int = 1000
+    """Training steps of the teacher."""
+    teacher_learning_rate: float = 1e-3
+    """Peak learning rate of the teacher."""
+    teacher_from: Path | None = None
+    """Use the teacher in this folder of an earlier run."""
+    run: RunOptions = Options()
+
+    def checked(self) -> Self:
+        """Return it with all that was left open filled in.
+
+        Raises:
+          ValueError: for a number that cannot be.
+        """
+        for name in ("steps", "batch_size", "teacher_steps", "teacher_learning_rate"):
+            checks.positive("config", **{name: getattr(self, name)})
+        for rate in self.learning_rates:
+            checks.positive("config", learning_rates=rate)
+        if not self.learning_rates or not self.seed_list:
+            raise ValueError(
+                "config: give at least one of --learning-rates and --seeds"
+            )
+        return dataclasses.replace(
+            self,
+            student=self.student.sized(mlp=(16, 1), resnet=(1, 8)),
+            teacher=self.teacher.sized(mlp=(256, 2), resnet=(1, 20)),
+        )
+
+    @property
+    def seed_list(self) -> list[int]:
+        """The seeds that are meant."""
+        return list(range(*self.seeds)) if len(self.seeds) == 1 else list(self.seeds)
+
+    def recipe(self, steps: int) -> Recipe:
+        """Return how a network is trained for this many steps."""
+        return Recipe(
+            steps, self.batch_size, self.augment, self.optimizer, self.weight_decay
+        )
+
+
+class Images:
+    """An image task and its teacher, ready for students; trains the teacher if needed.
+
+    Args:
+      run: the run.
+      config: its config.
+      kinds: how many kinds of students will be trained.
+    """
+
+    def __init__(self, run: Run, config: Config, kinds: int) -> None:
+        """Load the data and get the teacher."""
+        self.run, self.config = run, config
+        self.task = data.load(
+            config.dataset,
+            data_dir=config.run.data_dir,
+            image_size=config.image_size,
+        )
+        run.pin("data", self.task.fingerprint)
+        networks = kinds * len(config.seed_list) * len(config.learning_rates)
+        own = 0 if config.teacher_from else config.teacher_steps
+        run.expect(own + networks * config.steps)
+        self.teacher = self._teacher()
+        self._rows = [(self.teacher.row, self.teacher.fit, self.teacher.variables)]
+
+    def _teacher(self) -> _teacher.Teacher:
+        config = self.config
+        if config.teacher_from:
+            return _teacher.load(self.run, self.task, config.teacher_from)
+        return _teacher.get(
+            self.run,
+            self.task,
+            config.teacher,
+            config.recipe(config.teacher_steps),
+            seed=0,
+            rate=config.teacher_learning_rate,
+        )
+
+    def students(self, name: str, objective: Objective) -> None:
+        """Train one kind of students, for all learning rates and seeds."""
+        config = self.config
+        fit = Fit(
+            self.run,
+            self.task,
+            config.student,
+            objective,
+            config.recipe(config.steps),
+            self.teacher.frozen,
+        )
+        row, variables = tuned(name, fit, config.learning_rates, config.seed_list)
+        self._rows.append((row, fit, variables))
+
+    def result(self, question: str, better: str, than: str) -> report.Result:
+        """Return the table of the teacher and all kinds of students."""
+        rows = with_costs(self._rows)
+        named = {row.name: row for row in rows}
+        gain = report.paired_gain(named[better], named[than])
+        rates = [f"{row.name} {row.settings['learning_rate']:g}" for row in rows[1:]]
+        notes = (
+            f"Learning rate chosen on the validation split among "
+            f"{', '.join(f'{r:g}' for r in self.config.learning_rates)}: "
+            f"{', '.join(rates)}.",
+            f"{self.task.name}: {self.task.splits}",
+        )
+        return report.Result(question, rows, [gain], notes)

@@ -1,0 +1,42 @@
+"""Which network, as flags."""
+
+import dataclasses
+from typing import Literal, Self
+
+from kdjax import networks
+from kdjax.base import Network
+from kdjax.models import MLP, ResNet
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network for images."""
+
+    model: Literal["mlp", "resnet"] = "mlp"
+    """An MLP, or a ResNet of the CIFAR family."""
+    width: int | None = None
+    """Units of a hidden layer (MLP), or how many times 16 channels (ResNet)."""
+    depth: int | None = None
+    """Hidden layers (MLP), or layers in all: 6n + 2 (ResNet)."""
+    dropout: float = 0.0
+    """Part of the hidden units dropped in training (MLP)."""
+
+    def sized(self, mlp: tuple[int, int], resnet: tuple[int, int]) -> Self:
+        """Return it with a `(width, depth)` for what was left open."""
+        width, depth = mlp if self.model == "mlp" else resnet
+        given = {"width": self.width or width, "depth": self.depth or depth}
+        return dataclasses.replace(self, **given)
+
+    def build(self, classes: int) -> Network:
+        """Return the network."""
+        assert self.width is not None
+        assert self.depth is not None
+        if self.model == "resnet":
+            return networks.from_linen(ResNet(classes, self.depth, self.width))
+        mlp = MLP(classes, self.width, self.depth, dropout=self.dropout)
+        return networks.from_linen(mlp)
+
+    @property
+    def steps_per_call(self) -> int:
+        """Steps in one compiled call: those of an MLP cost less than calling."""
+        return 25 if self.model == "mlp" else 1

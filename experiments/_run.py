@@ -1,0 +1,107 @@
+"""The command line and the process of an experiment.
+
+The only file that knows the command line: an experiment hands `cli` its `main` and its
+configs and gets clear errors, exit codes and signals for it.
+"""
+
+import ctypes
+import os
+import platform
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import tyro
+
+from experiments._workdir import Interrupted, Options, Run
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RunOptions = tyro.conf.OmitArgPrefixes[Options]
+
+
+def prepare_process(options: Options) -> None:
+    """Set allocator, compilation cache and log level, before JAX starts its devices."""
+    if options.allocator and platform.libc_ver()[0] == "glibc":
+        # One arena, no mmap per buffer, nothing given back: XLA:CPU frees and takes the
+        # same buffers at every step, and fresh pages cost more than the arithmetic.
+        libc = ctypes.CDLL(None)
+        for parameter, value in ((-8, 1), (-4, 0), (-1, -1)):
+            libc.mallopt(parameter, value)
+    if options.compilation_cache:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(cache / "kdjax" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_logging_level", options.log_level)
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM ask the run to stop at the next step; asked twice, at once."""
+
+    asked: int | None = None
+
+    def listen(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, _: Any) -> None:
+        if self.asked is not None:
+            raise KeyboardInterrupt
+        self.asked = number
+        Run.stopping = True
+
+
+def cli(main: Callable[[Any], Any], config: Any, smoke: Any) -> NoReturn:
+    """Parse the command line, run the experiment and exit with its code.
+
+    Exit codes: 0 done; 2 bad input, with one block that says what to do; 130 and 143
+    stopped by Ctrl-C and SIGTERM, with all that is done saved.
+
+    Args:
+      main: `main(config)`.
+      config: the default config.
+      smoke: the config that `--smoke` starts from.
+    """
+    signals = _Signals()
+    signals.listen()
+    module = sys.modules[main.__module__]
+    name = Path(module.__file__ or "").stem
+    default = smoke if "--smoke" in sys.argv[1:] else config
+    parsed = tyro.cli(
+        type(config),
+        default=default,
+        prog=f"python -m experiments.{name}",
+        # a blank line keeps each example on its own
+        description=re.sub(r"\n(python -m)", r"\n\n\1", module.__doc__ or ""),
+    )
+    prepare_process(parsed.run)
+    again = " ".join(["python -m", f"experiments.{name}", *sys.argv[1:]])
+    try:
+        main(parsed)
+    except (Interrupted, KeyboardInterrupt):
+        code = 128 + (signals.asked or signal.SIGINT)
+        saved = "What is done is saved; the same command goes on from there:"
+        _leave(code, f"Stopped. {saved}\n  {again}")
+    except Exception as error:
+        if parsed.run.traceback or not _meant_for_the_user(error):
+            raise
+        _leave(2, f"{error}")
+    sys.exit(0)
+
+
+def _leave(code: int, text: str) -> NoReturn:
+    print(f"\n{text}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+def _meant_for_the_user(error: Exception) -> bool:
+    """Whether our own code raised it on purpose, or the machine refused: no bug."""
+    if isinstance(error, OSError):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    raised_in = Path(frames[-1].filename).resolve()
+    return raised_in.is_relative_to(REPOSITORY) and ".venv" not in raised_in.parts

@@ -1,0 +1,167 @@
+"""The teacher of a run: trained once, kept in its own place, reused when it matches."""
+
+import dataclasses
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+import kdjax
+from experiments._fit import Fit, Recipe
+from experiments._model import Model
+from experiments._workdir import Interrupted, Lock, Run, RunError, digest, flat
+from kdjax import checkpoint, data, report, trees
+from kdjax.base import Network, Outputs, Variables
+
+
+class Teacher(NamedTuple):
+    """A trained teacher."""
+
+    fit: Fit
+    variables: Variables
+    row: report.Row
+
+    @property
+    def frozen(self) -> tuple[Network, Variables]:
+        """What a `Fit` of students is given."""
+        return self.fit.network, self.variables
+
+
+def cross_entropy(student: Outputs, teacher: Any, batch: Any) -> dict[str, Any]:
+    """Learn from labels alone, as teachers do."""
+    hard = optax.softmax_cross_entropy_with_integer_labels(
+        student.logits, batch["label"]
+    )
+    return {"hard": hard.mean()}
+
+
+def get(
+    run: Run, task: data.Task, model: Model, recipe: Recipe, seed: int, rate: float
+) -> Teacher:
+    """Return the teacher with this model and recipe: an earlier run's, or a new one.
+
+    It lies in a folder named by the fingerprint of all that it depends on.
+    """
+    fit = Fit(run, task, model, cross_entropy, recipe)
+    about = _about(task, model, recipe, seed, rate)
+    kind = f"{task.name.replace('/', '-')}-{model.model}"
+    folder = run.teachers / f"{kind}-{digest(about)}"
+    others = [path for path in run.teachers.glob(f"{kind}-*") if path != folder]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(folder)
+    _wait(run, lock)
+    try:
+        variables = _load(run, fit, folder, about)
+        if variables is None:
+            run.say(_why_trained(folder, about, others))
+            report.write_json(folder / "about.json", about)
+            variables = fit("teacher", folder / "training", seed, rate)
+            checkpoint.save_variables(folder / "variables", variables, about)
+            shutil.rmtree(folder / "training")
+        else:
+            run.say(f"Teacher: reused from {folder} (same model, data and settings).")
+            run.advance(recipe.steps)
+    finally:
+        lock.release()
+    return _measured(fit, variables, seed)
+
+
+def load(run: Run, task: data.Task, folder: Path) -> Teacher:
+    """Return a teacher that an earlier run left in `folder`.
+
+    Raises:
+      RunError: if there is none, or if it is one for other images or classes.
+    """
+    try:
+        about = json.loads((folder / "about.json").read_text())
+    except OSError as error:
+        found = sorted(path.parent.name for path in folder.parent.glob("*/about.json"))
+        raise RunError(
+            f"--teacher-from: there is no teacher in {folder} (no about.json); "
+            f"teachers beside it: {', '.join(found) or 'none'}"
+        ) from error
+    for what, there, here in (
+        ("classes", about["classes"], task.num_classes),
+        ("image", about["image"], list(task.train["image"].shape[1:])),
+    ):
+        if there != here:
+            raise RunError(
+                f"--teacher-from: the teacher in {folder} was trained on "
+                f"{about['dataset']} with {what} {there}, but {task.name} has {here}; "
+                "teacher and student must agree."
+            )
+    fit = Fit(run, task, Model(**about["model"]), cross_entropy, Recipe(1, 1))
+    found = checkpoint.load_variables(folder / "variables", fit.abstract())
+    if found is None:
+        raise RunError(f"--teacher-from: the teacher in {folder} cannot be read.")
+    run.say(f"Teacher: from {folder}.")
+    return _measured(fit, found[0], about["seed"])
+
+
+def _about(
+    task: data.Task, model: Model, recipe: Recipe, seed: int, rate: float
+) -> dict[str, Any]:
+    """All that a teacher's parameters depend on, as flat JSON values."""
+    about = {
+        "dataset": task.name,
+        "data": task.fingerprint,
+        "classes": task.num_classes,
+        "image": task.train["image"].shape[1:],
+        "model": dataclasses.asdict(model),
+        "recipe": dataclasses.asdict(recipe),
+        "seed": seed,
+        "learning_rate": rate,
+        "kdjax": kdjax.__version__,
+        "x64": bool(jax.config.jax_enable_x64),
+        "matmul_precision": str(jax.config.jax_default_matmul_precision),
+    }
+    return json.loads(json.dumps(about))
+
+
+def _wait(run: Run, lock: Lock) -> None:
+    """Wait while another run trains the same teacher."""
+    said = False
+    while not lock.take():
+        if not said:
+            run.say(f"Teacher: being trained by {lock.owner()}; waiting for it.")
+            said = True
+        if run.stopping:
+            raise Interrupted
+        time.sleep(0.2)
+
+
+def _load(run: Run, fit: Fit, folder: Path, about: dict[str, Any]) -> Variables | None:
+    found = checkpoint.load_variables(folder / "variables", fit.abstract(), say=run.say)
+    return found[0] if found and found[1] == about else None
+
+
+def _why_trained(folder: Path, about: dict[str, Any], others: list[Path]) -> str:
+    if (folder / "about.json").exists():
+        return "Teacher: going on with its training."
+    known = []
+    for path in others:
+        if (path / "about.json").exists():
+            known.append(json.loads((path / "about.json").read_text()))
+    if not known:
+        return f"Teacher: training it; it will lie in {folder}."
+    rows = [trees.differences(6, saved=flat(o), wanted=flat(about)) for o in known]
+    nearest = min(rows, key=lambda text: text.count("\n"))
+    return (
+        f"Teacher: none of the {len(known)} saved ones matches, training it again. "
+        f"The nearest differs in\n{nearest}"
+    )
+
+
+def _measured(fit: Fit, variables: Variables, seed: int) -> Teacher:
+    figures = {
+        "seed": seed,
+        "network": "teacher",
+        **fit.measure(variables, "test"),
+        "agreement": 1.0,
+        "sha256": trees.fingerprint(variables["params"]),
+    }
+    return Teacher(fit, variables, report.Row("teacher", [figures], {}))

@@ -1,0 +1,241 @@
+"""The directory of a run: manifest, lock, log, progress bar, results."""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from kdjax import report, trees
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Where a run lies and how its process is set up: nothing that changes a result."""
+
+    workdir: Path | None = None
+    """Directory of the run; the same command goes on there. Default: runs/NAME."""
+    teacher_dir: Path | None = None
+    """Where teachers are kept. Default: teachers/ in --workdir, or in runs/."""
+    data_dir: Path | None = None
+    """Prepared TFDS data sets. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    smoke: bool = False
+    """Start from a size that ends in seconds; other flags still apply."""
+    checkpoint_seconds: float = 20.0
+    """Least time between two checkpoints of a network; its end is saved anyway."""
+    progress: bool = True
+    """Show a progress bar (on a terminal)."""
+    allocator: bool = True
+    """Let glibc keep memory that XLA frees (Linux CPUs): large steps run faster."""
+    compilation_cache: bool = True
+    """Keep compiled programs in ~/.cache/kdjax/xla for the next run."""
+    log_level: str = "ERROR"
+    """Least severe messages shown of JAX and XLA: INFO, WARNING, ERROR."""
+    traceback: bool = False
+    """Show where an error arose, not only what it says."""
+
+
+class RunError(ValueError):
+    """The run cannot start or go on; the message says why and what to do."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; all is saved."""
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dicts as one, with dotted names."""
+    rows: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            rows |= flat(value, f"{prefix}{name}.")
+        else:
+            rows[prefix + name] = value
+    return rows
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """Return the fields that a result depends on, as flat JSON values."""
+    fields = dataclasses.asdict(config)
+    del fields["run"]
+    return json.loads(json.dumps(flat(fields), default=str))
+
+
+def digest(value: Any) -> str:
+    """Return a short name for a JSON value."""
+    text = json.dumps(value, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+class Run:
+    """The directory of one run; a context manager.
+
+    Args:
+      experiment: its name.
+      config: its config; the field `run` holds the `Options`.
+
+    Raises:
+      RunError: if the directory belongs to another config or is in use.
+    """
+
+    stopping = False
+    """Whether the process was asked to stop; set by the command line's signals."""
+
+    def __init__(self, experiment: str, config: Any) -> None:
+        """See the class."""
+        self.options: Options = config.run
+        self.experiment = experiment
+        self.config = {"experiment": experiment, **identity(config)}
+        runs = Path("runs")
+        name = f"{experiment}-{self.config.get('dataset', '')}-{digest(self.config)}"
+        self.directory = self.options.workdir or runs / name
+        self.teachers = self.options.teacher_dir or (
+            self.options.workdir / "teachers"
+            if self.options.workdir
+            else runs / "teachers"
+        )
+        self.manifest = self._check_manifest()
+        self.log = report.MetricLog(self.directory)
+        self.console = Console(soft_wrap=True, highlight=False)
+        self._bar: Progress | None = None
+        self._lock: Lock | None = None
+
+    def __enter__(self) -> Self:
+        """Lock the directory and write the manifest."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock(self.directory)
+        if not self._lock.take():
+            raise RunError(
+                f"{self.directory} is in use by {self._lock.owner()}. "
+                "Wait for it, or give this run its own --workdir."
+            )
+        self.manifest = self._check_manifest()
+        self.manifest["starts"].append(report.about_this_process())
+        report.write_json(self.directory / "manifest.json", self.manifest)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the log and unlock."""
+        if self._bar is not None:
+            self._bar.stop()
+        self.log.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        self.console.print(text, markup=False)
+
+    def pin(self, name: str, value: Any) -> None:
+        """Remember what the run depends on beside its config; refuse if it changed.
+
+        Raises:
+          RunError: if an earlier start of this run had another value.
+        """
+        known = self.manifest.setdefault("pinned", {}).setdefault(name, value)
+        if known != value:
+            raise RunError(
+                f"{self.directory} was started with other {name} ({known[:12]}, now "
+                f"{value[:12]}). Use a new --workdir."
+            )
+        report.write_json(self.directory / "manifest.json", self.manifest)
+
+    def expect(self, steps: int) -> None:
+        """Start the progress bar over this many training steps."""
+        shown = self.options.progress and self.console.is_terminal
+        self._bar = Progress(
+            TextColumn("{task.percentage:>3.0f}%"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} steps"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.description}"),
+            console=self.console,
+            disable=not shown,
+            transient=True,
+        )
+        self._bar.add_task("", total=steps)
+        self._bar.start()
+
+    def advance(self, steps: int, text: str | None = None) -> None:
+        """Move the progress bar; `text` says what is going on."""
+        if self._bar is not None:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, advance=steps, description=text)
+
+    def finish(self, result: report.Result) -> report.Result:
+        """Write the results in every form and print the table."""
+        if self._bar is not None:
+            self._bar.stop()
+        directory = self.directory
+        curves = {row.name: self._curves(row) for row in result.rows}
+        curves = {name: seeds for name, seeds in curves.items() if all(seeds)}
+        report.plot_curves(directory / "curves.png", curves, result.title)
+        report.plot_accuracy_against_size(directory / "size.png", result)
+        pictures = "![learning curves](curves.png)\n![accuracy and size](size.png)\n"
+        (directory / "report.md").write_text(result.markdown() + "\n" + pictures)
+        (directory / "results.csv").write_text(result.csv())
+        report.write_json(directory / "results.json", result.json())
+        self.say(f"\n{result.text(self.console.width)}\n\nThe run lies in {directory}/")
+        return result
+
+    def _curves(self, row: report.Row) -> list[list[tuple[int, float]]]:
+        lines = [self.log.read(seed["network"]) for seed in row.seeds]
+        return [[(x["step"], x["validation_accuracy"]) for x in seed] for seed in lines]
+
+    def _check_manifest(self) -> dict[str, Any]:
+        path = self.directory / "manifest.json"
+        if not path.exists():
+            if self.directory.exists() and set(os.listdir(self.directory)) - {".lock"}:
+                raise RunError(
+                    f"{self.directory} holds files but no manifest.json: it is no run. "
+                    "Choose another --workdir."
+                )
+            return {"config": self.config, "starts": []}
+        manifest = json.loads(path.read_text())
+        if manifest["config"] != self.config:
+            raise RunError(
+                f"{self.directory} belongs to a run with another config:\n"
+                + trees.differences(100, there=manifest["config"], here=self.config)
+                + "\nNothing in it was changed. Choose another --workdir, or the same "
+                "flags to go on with it."
+            )
+        return manifest
+
+
+class Lock:
+    """A lock on a directory that goes when its process does, however it ends."""
+
+    def __init__(self, directory: Path) -> None:
+        """Say which directory."""
+        self._path = directory / ".lock"
+        self._file: Any = None
+
+    def take(self) -> bool:
+        """Try to take it; return whether it is ours now."""
+        file = self._path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        self._file = file
+        return True
+
+    def owner(self) -> str:
+        """Return who has it."""
+        return self._path.read_text() or "unknown"
+
+    def release(self) -> None:
+        """Let it go."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

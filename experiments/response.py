@@ -1,0 +1,69 @@
+"""Does a small network learn more from a teacher's soft targets than from labels alone?
+
+Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network" (2015,
+https://arxiv.org/abs/1503.02531): beside the labels, the student matches the
+probabilities of a teacher at a raised temperature. One teacher; then, with equal
+budgets, the same student on labels alone and distilled, for every seed and learning
+rate. Each kind's rate is chosen on the validation split; the test split is used once.
+
+python -m experiments.response                    # digits, a minute on two cores
+python -m experiments.response --smoke            # seconds
+python -m experiments.response --dataset fashion_mnist --student.width 32
+python -m experiments.response --dataset cifar100 --augment crop flip --optimizer sgd
+    --teacher.model resnet --student.model resnet --steps 40000 --teacher-steps 40000
+"""
+
+import dataclasses
+
+import optax
+
+from experiments import _images, _run
+from kdjax import checks, losses, report
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(_images.Config):
+    """Soft targets against labels alone."""
+
+    temperature: float = 4.0
+    """T of the soft targets, > 0."""
+    alpha: float = 0.9
+    """Weight of the soft term, in [0, 1]; the labels weigh 1 - alpha."""
+
+
+SMOKE = Config(seeds=(2,), steps=100, teacher_steps=100, learning_rates=(1e-2,))
+
+
+def main(config: Config) -> report.Result:
+    """Train teacher and students; return the table."""
+    config = config.checked()
+    checks.positive("config", temperature=config.temperature)
+    checks.fraction("config", alpha=config.alpha)
+
+    def hard(student, teacher, batch):
+        labels = batch["label"]
+        loss = optax.softmax_cross_entropy_with_integer_labels(student.logits, labels)
+        return {"hard": loss.mean()}
+
+    def distil(student, teacher, batch):
+        soft = losses.soft_target_kl(
+            student.logits, teacher.logits, temperature=config.temperature
+        )
+        labels = hard(student, teacher, batch)["hard"]
+        return {"soft": config.alpha * soft.mean(), "hard": (1 - config.alpha) * labels}
+
+    with _run.Run("response", config) as run:
+        images = _images.Images(run, config, kinds=2)
+        images.students("student alone", hard)
+        images.students("student distilled", distil)
+        return run.finish(
+            images.result(
+                f"Soft targets on {config.dataset}, T = {config.temperature:g}",
+                better="student distilled",
+                than="student alone",
+            )
+        )
+
+
+if __name__ == "__main__":
+    _run.cli(main, Config(), SMOKE)
