@@ -118,7 +118,7 @@ def fingerprint(tree: PyTree) -> str:
             )
         header = f"{path_name(path)}|{array.dtype.name}|{array.shape}|"
         digest.update(header.encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -1,0 +1,12 @@
+"""Small Flax networks that say `Outputs(logits, features)`.
+
+They are Linen modules; `kdjax.networks.from_linen` makes a `Network` of one::
+
+    from kdjax import models, networks
+
+    teacher = networks.from_linen(models.ResNet(classes=100, depth=32, width=4))
+    student = networks.from_linen(models.ResNet(classes=100, depth=8, width=4))
+"""
+
+from kdjax.models.mlp import MLP as MLP
+from kdjax.models.resnet import ResNet as ResNet
