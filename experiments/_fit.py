@@ -135,7 +135,13 @@ class Fit:
             run.advance(done, name)
             saved = time.monotonic()
             chunks = self._chunks(seed, done)
-            steps = train.run(self._step, state, self._teacher, chunks)
+            steps = train.run(
+                self._step,
+                state,
+                self._teacher,
+                chunks,
+                max_skipped=run.options.max_skipped,
+            )
             for state, seen in steps:
                 done += self._calls
                 run.advance(self._calls, name)

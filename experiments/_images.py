@@ -20,7 +20,7 @@ class Config:
     """"digits" (embedded), or any TFDS image classification set by name."""
     image_size: int | None = None
     """Resize images to this many pixels a side; for sets of mixed sizes."""
-    seeds: tuple[int, ...] = (5,)
+    seeds: tuple[int, ...] = (10,)
     """One number: how many (0, 1, ...); several: which."""
     steps: int = 1500
     """Training steps of each student."""
@@ -141,4 +141,6 @@ class Images:
             f"{', '.join(rates)}.",
             f"{self.task.name}: {self.task.splits}",
         )
-        return report.Result(question, rows, [gain], notes)
+        seeds = len(self.config.seed_list)
+        title = f"{question}; test split, mean ± std over {seeds} seeds"
+        return report.Result(title, rows, [gain], notes)

@@ -29,6 +29,8 @@ class Options:
     """Start from a size that ends in seconds; other flags still apply."""
     checkpoint_seconds: float = 20.0
     """Least time between two checkpoints of a network; its end is saved anyway."""
+    max_skipped: int = 10
+    """Stop after this many steps in a row whose loss or gradient is not finite."""
     progress: bool = True
     """Show a progress bar (on a terminal)."""
     allocator: bool = True
@@ -117,6 +119,7 @@ class Run:
             )
         self.manifest = self._check_manifest()
         self.manifest["starts"].append(report.about_this_process())
+        self._compare_starts()
         report.write_json(self.directory / "manifest.json", self.manifest)
         return self
 
@@ -175,7 +178,7 @@ class Run:
         directory = self.directory
         curves = {row.name: self._curves(row) for row in result.rows}
         curves = {name: seeds for name, seeds in curves.items() if all(seeds)}
-        report.plot_curves(directory / "curves.png", curves, result.title)
+        report.plot_curves(directory / "curves.png", result, curves)
         report.plot_accuracy_against_size(directory / "size.png", result)
         pictures = "![learning curves](curves.png)\n![accuracy and size](size.png)\n"
         (directory / "report.md").write_text(result.markdown() + "\n" + pictures)
@@ -187,6 +190,19 @@ class Run:
     def _curves(self, row: report.Row) -> list[list[tuple[int, float]]]:
         lines = [self.log.read(seed["network"]) for seed in row.seeds]
         return [[(x["step"], x["validation_accuracy"]) for x in seed] for seed in lines]
+
+    def _compare_starts(self) -> None:
+        """Say so if a run goes on with other code or versions than it began with."""
+        first, now = self.manifest["starts"][0], self.manifest["starts"][-1]
+        names = ("python", "versions", "git", "device")
+        then, now = (
+            flat({name: start[name] for name in names}) for start in (first, now)
+        )
+        if then != now:
+            self.say(
+                "This run began with other code or versions, so its bits may differ "
+                f"from an uninterrupted one's:\n{trees.differences(then=then, now=now)}"
+            )
 
     def _check_manifest(self) -> dict[str, Any]:
         path = self.directory / "manifest.json"

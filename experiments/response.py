@@ -25,7 +25,7 @@ from kdjax import checks, losses, report
 class Config(_images.Config):
     """Soft targets against labels alone."""
 
-    temperature: float = 4.0
+    temperature: float = 2.0
     """T of the soft targets, > 0."""
     alpha: float = 0.9
     """Weight of the soft term, in [0, 1]; the labels weigh 1 - alpha."""

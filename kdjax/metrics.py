@@ -117,20 +117,23 @@ def flops(apply: Callable[..., Any], variables: Variables, inputs: Any) -> int:
 
 
 def latency(
-    calls: Mapping[str, Callable[[], Any]], *, repeats: int = 200, rounds: int = 5
+    calls: Mapping[str, Callable[[], Any]], *, repeats: int = 50, rounds: int = 7
 ) -> dict[str, float]:
-    """Return the median seconds of each call, measured in turn on an idle device.
+    """Return the seconds that each call takes, measured in turn.
 
     The calls take turns round by round, so that a machine whose speed drifts treats all
-    alike. Each call must return arrays; it is waited for.
+    alike. The figure is the median of the calmest round: other work on the machine only
+    ever adds. Each call must return arrays; it is waited for.
     """
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    medians: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         jax.block_until_ready(call())
     for _ in range(rounds):
         for name, call in calls.items():
-            for _ in range(max(1, repeats // rounds)):
+            times = []
+            for _ in range(repeats):
                 start = time.perf_counter()
                 jax.block_until_ready(call())
-                times[name].append(time.perf_counter() - start)
-    return {name: float(np.median(seconds)) for name, seconds in times.items()}
+                times.append(time.perf_counter() - start)
+            medians[name].append(float(np.median(times)))
+    return {name: min(found) for name, found in medians.items()}

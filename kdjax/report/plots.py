@@ -1,5 +1,6 @@
 """Two pictures: how the networks learned, and what their accuracy costs."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,37 +23,53 @@ def _figure(title: str, x: str, y: str) -> Any:
 
 def plot_curves(
     path: str | Path,
+    result: Result,
     curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]],
-    title: str,
 ) -> None:
-    """Draw the validation accuracy of each row over the steps.
+    """Draw the validation accuracy of the rows over the steps.
 
     Args:
       path: the PNG file to write.
+      result: gives title and colours.
       curves: row name -> one curve per seed -> `(step, accuracy in [0, 1])` points.
-      title: of the picture.
     """
-    figure, axes = _figure(title, "training step", "validation accuracy %")
-    for name, seeds in curves.items():
+    figure, axes = _figure(result.title, "training step", "validation accuracy %")
+    for number, row in enumerate(result.rows):
+        if row.name not in curves:
+            continue
+        seeds = curves[row.name]
         steps = [step for step, _ in seeds[0]]
         values = 100 * np.array([[y for _, y in seed] for seed in seeds])
-        (line,) = axes.plot(steps, values.mean(0), label=name, lw=1.8)
+        color = f"C{number}"
+        axes.plot(steps, values.mean(0), label=row.name, lw=1.8, color=color)
         low, high = values.min(0), values.max(0)
-        axes.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, lw=0)
+        axes.fill_between(steps, low, high, color=color, alpha=0.15, lw=0)
     axes.legend(frameon=False, loc="lower right", title="mean and range over seeds")
     figure.savefig(path)
 
 
 def plot_accuracy_against_size(path: str | Path, result: Result) -> None:
-    """Draw every row's test accuracy against its number of parameters."""
+    """Draw every row's test accuracy against its number of parameters.
+
+    Rows of one size are moved apart a little, so that their bars can be told apart.
+    """
     figure, axes = _figure(result.title, "parameters", "test accuracy %")
-    for row in result.rows:
+    drawn: Counter[float] = Counter()
+    for number, row in enumerate(result.rows):
         accuracy = 100 * row.values("accuracy")
-        spread = accuracy.std(ddof=1) if len(accuracy) > 1 else 0.0
+        spread = accuracy.std(ddof=1) if len(accuracy) > 1 else None
+        size = row.cost["parameters"]
+        x = size * 1.06 ** drawn[size]
+        drawn[size] += 1
         axes.errorbar(
-            row.cost["parameters"], accuracy.mean(), yerr=spread, fmt="o", capsize=4,
+            x,
+            accuracy.mean(),
+            yerr=spread,
+            fmt="o",
+            capsize=4,
+            color=f"C{number}",
             label=row.name,
-        )  # fmt: skip
+        )
     axes.set_xscale("log")
     axes.margins(x=0.2, y=0.2)
     axes.legend(frameon=False, loc="lower right", title="mean ± std over seeds")

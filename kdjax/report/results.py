@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -158,7 +159,8 @@ class Result:
             for row in table
         ]
         lines.insert(1, "  ".join("─" * size for size in widths))
-        return "\n".join([self.title, "", *lines, "", *self.sentences()])
+        below = [textwrap.fill(sentence, width) for sentence in self.sentences()]
+        return "\n".join([textwrap.fill(self.title, width), "", *lines, "", *below])
 
     def sentences(self) -> list[str]:
         """Return what stands below the table."""
@@ -180,7 +182,7 @@ class Result:
         writer.writeheader()
         for row in self.rows:
             for seed in row.seeds:
-                writer.writerow({"network": row.name, **row.cost, **seed})
+                writer.writerow({**row.cost, **seed, "network": row.name})
         return text.getvalue()
 
     def json(self) -> dict[str, Any]:
