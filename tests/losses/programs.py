@@ -1,0 +1,66 @@
+"""The few compiled programs that the laws share."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdjax import losses
+
+
+def weights(shape):
+    """Unequal weights of the values, so that no gradient can hide in a sum."""
+    return 1.0 + 0.25 * np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+
+
+# For what no optimisation of machine code can change: it is most of compiling.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+@functools.cache
+def _program(name, floats, static, quick):
+    """Return `(args, hyper, extra) -> (values, gradients)`, jitted."""
+    fn = getattr(losses, name)
+
+    def evaluate(args, hyper, extra):
+        def call(moving, hyper):
+            moved = list(args)
+            for position, array in zip(floats, moving, strict=True):
+                moved[position] = array
+            return fn(*moved, **hyper, **dict(static), **extra)
+
+        moving = [args[position] for position in floats]
+        values, pull = jax.vjp(call, moving, hyper)
+        by_args, by_hyper = pull(jnp.asarray(weights(values.shape), values.dtype))
+        return values, by_args, by_hyper
+
+    return jax.jit(evaluate, compiler_options=QUICK if quick else None)
+
+
+def traced(law, dtype=None):
+    """Return the hyper-parameters as arrays."""
+    return {k: jnp.asarray(v, dtype or jnp.float32) for k, v in law.hyper.items()}
+
+
+def evaluate(law, args, hyper=None, quick=False, **extra):
+    """Return values, gradients by the float arrays and by the hyper-parameters.
+
+    The gradients are those of the values' sum under `weights`.
+    """
+    program = _program(law.name, law.floats, tuple(law.static.items()), quick)
+    values, by_args, by_hyper = program(args, hyper or traced(law), extra)
+    return np.asarray(values), [np.asarray(g) for g in by_args], by_hyper
+
+
+def evaluate_x64(law, args):
+    """Return the same in float64."""
+    with jax.enable_x64(True):
+        wide = tuple(a.astype(np.float64) if a.dtype == np.float32 else a for a in args)
+        return evaluate(law, wide, traced(law, jnp.float64))
+
+
+def assert_close(actual, expected, rtol):
+    """Compare relative to the largest expected entry, as gradients need."""
+    scale = np.max(np.abs(expected), initial=0.0)
+    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=rtol * scale)

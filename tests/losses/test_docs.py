@@ -1,0 +1,81 @@
+"""Every public loss is documented, its example runs, its annotations are true."""
+
+import doctest
+import functools
+import inspect
+import sys
+
+import beartype
+import jax
+import jax.numpy as jnp
+import jaxtyping
+import numpy as np
+import pytest
+
+from kdjax import losses
+from kdjax.losses import response
+from tests.losses.programs import traced
+from tests.losses.table import LAWS, NOT_LOSSES, one_per_program
+
+PUBLIC = sorted(losses.__all__)
+SECTIONS = ("\nArgs:\n", "\nReturns:\n", "\nRaises:\n", "\n>>> ", ".mean()", "https://")
+
+
+def test_all_is_explicit_and_complete():
+    assert sorted(set(losses.__all__)) == PUBLIC
+    assert set(response.__all__) <= set(losses.__all__)
+    for module in (losses, response):
+        functions = {n for n, f in vars(module).items() if inspect.isfunction(f)}
+        assert functions == set(module.__all__)
+
+
+def test_every_public_name_has_a_row():
+    assert {law.name for law in LAWS} == set(PUBLIC)
+    assert set(PUBLIC) >= NOT_LOSSES
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstring_has_all_sections(name):
+    fn = getattr(losses, name)
+    text = inspect.getdoc(fn)
+    assert text.splitlines()[0].endswith(".")
+    for section in SECTIONS:
+        assert section in text, section
+    arguments = inspect.signature(fn).parameters
+    for argument in arguments:
+        assert f"\n  {argument}: " in text, argument
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_example_runs(name):
+    fn = getattr(losses, name)
+    scope = vars(sys.modules[fn.__module__])
+    [example] = doctest.DocTestFinder(recurse=False).find(fn, name, globs=dict(scope))
+    result = doctest.DocTestRunner().run(example)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("law", one_per_program(LAWS), ids=str)
+def test_annotations_are_true(law):
+    checked = jaxtyping.jaxtyped(law.fn, typechecker=beartype.beartype)
+
+    def fn(*args, where=None, **hyper):  # types are checked without computing
+        extra = {} if where is None else {"where": where}
+        call = functools.partial(checked, **law.static, **extra)
+        return jax.eval_shape(lambda *a: call(*a, **hyper), *args)
+
+    args = [jnp.asarray(a) for a in law.draw()]
+    fn(*args, **law.hyper)
+    fn(*args, **traced(law))
+    wrong = args[0].astype(np.float32 if args[0].dtype == np.int32 else np.int32)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        fn(wrong, *args[1:], **law.hyper)
+    if len(args) > 1:
+        with pytest.raises(jaxtyping.TypeCheckError):
+            fn(args[0], args[1][:-1], *args[2:], **law.hyper)
+    if law.takes_where:
+        where = jnp.ones(args[0].shape, bool)
+        fn(*args, **law.hyper, where=where)
+        with pytest.raises(jaxtyping.TypeCheckError):
+            fn(*args, **law.hyper, where=where.astype(jnp.float32))
