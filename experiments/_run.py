@@ -5,6 +5,7 @@ configs and gets clear errors, exit codes and signals for it.
 """
 
 import ctypes
+import logging
 import os
 import platform
 import re
@@ -37,6 +38,10 @@ def prepare_process(options: Options) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache / "kdjax" / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_logging_level", options.log_level)
+    if options.log_level == "ERROR":
+        # what orbax logs as an error in its threads is raised where it is waited for
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class _Signals:
@@ -55,6 +60,17 @@ class _Signals:
         Run.stopping = True
 
 
+def _hush_echoes() -> None:
+    """Drop what orbax's threads print about a write whose error we raise ourselves."""
+    show, show_unraisable = sys.excepthook, sys.unraisablehook
+
+    def is_echo(error: BaseException | None) -> bool:
+        return str(error) == "Event loop is closed"
+
+    sys.excepthook = lambda *raised: None if is_echo(raised[1]) else show(*raised)
+    sys.unraisablehook = lambda x: None if is_echo(x.exc_value) else show_unraisable(x)
+
+
 def cli(main: Callable[[Any], Any], config: Any, smoke: Any) -> NoReturn:
     """Parse the command line, run the experiment and exit with its code.
 
@@ -68,6 +84,7 @@ def cli(main: Callable[[Any], Any], config: Any, smoke: Any) -> NoReturn:
     """
     signals = _Signals()
     signals.listen()
+    _hush_echoes()
     module = sys.modules[main.__module__]
     name = Path(module.__file__ or "").stem
     default = smoke if "--smoke" in sys.argv[1:] else config

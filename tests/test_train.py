@@ -332,16 +332,20 @@ def test_a_single_bad_batch_does_not_stop_the_run(trapped, batch):
     assert (int(state.step), int(state.skipped)) == (12, 4)
 
 
-def test_an_update_that_overflows_is_skipped(batch):
-    tx = optax.sgd(1e38)
-    step = train.make_step(
-        _noiseless, None, lambda s, t, b: {"x": 1e4 * (s.logits**2).sum()}, tx
-    )
-    state = new_state(tx)
-    before = trees.fingerprint(state.params)
+def test_batch_statistics_that_overflow_are_not_taken(batch):
+    def apply(variables, inputs, *, train=False, rngs=None):
+        outputs, _ = _noiseless(variables, inputs, train=train)
+        mean = variables["batch_stats"]["mean"] + 3e38
+        return outputs, {**variables, "batch_stats": {"mean": mean}}
+
+    tx = optax.sgd(0.1)
+    step = train.make_step(apply, None, lambda s, t, b: {"x": s.logits.mean()}, tx)
+    state, _ = step(new_state(tx), None, batch)
+    assert int(state.skipped) == 0
+    held = trees.fingerprint((state.params, state.rest))
     state, _ = step(state, None, batch)
     assert int(state.skipped) == 1
-    assert trees.fingerprint(state.params) == before
+    assert trees.fingerprint((state.params, state.rest)) == held
 
 
 # --- misuse -------------------------------------------------------------------------

@@ -55,7 +55,7 @@ class LogSoftmax(NamedTuple):
     @property
     def probs(self) -> Float[Array, "*batch classes"]:
         """Probabilities, 0 at masked classes."""
-        return jnp.exp(self.log_probs)
+        return jnp.exp(self.scaled) * jnp.exp(-self.log_norm)
 
 
 def log_softmax(

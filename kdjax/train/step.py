@@ -57,12 +57,12 @@ def _advance(
     tx: optax.GradientTransformation,
     gradient: PyTree,
     rest: PyTree,
-    loss: Array,
+    size: Array,
 ) -> TrainState:
     """Apply a gradient; if anything is not finite, change only the counters."""
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    good = _finite((loss, gradient, params, rest))
+    good = _finite((size, rest))
     new, old = (params, rest, opt_state), (state.params, state.rest, state.opt_state)
     params, rest, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
     return TrainState(
@@ -88,7 +88,7 @@ def make_step(
     """Return the step that trains a student beside a frozen teacher.
 
     The teacher runs in evaluation mode and outside the gradient. A step whose loss,
-    gradient or result is not finite changes nothing but the counters.
+    gradient or batch statistics are not finite changes nothing but the counters.
 
     Args:
       student_apply: the student's `Network.apply`.
@@ -135,12 +135,14 @@ def make_step(
                 state, key, teacher, batch, accumulate
             )
         loss = sum(terms.values(), jnp.zeros(()))
-        state = _advance(state, tx, gradient, rest, loss)
+        norm = optax.tree.norm(gradient)
+        # one figure that is finite only if the loss and all of the gradient are
+        state = _advance(state, tx, gradient, rest, loss + norm)
         return state, {
             **terms,
             "loss": loss,
             "step": state.step,
-            "gradient_norm": optax.tree.norm(gradient),
+            "gradient_norm": norm,
             "skipped": state.skipped,
             "skipped_in_a_row": state.skipped_in_a_row,
         }

@@ -73,6 +73,7 @@ def command(monkeypatch, capsys, tmp_path):
     """`command(main, config, "--flag", ...)` runs `cli` here: (exit code, out, err)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(_run._Signals, "listen", lambda self: None)
+    monkeypatch.setattr(_run, "_hush_echoes", lambda: None)
     monkeypatch.setattr(_workdir.Run, "stopping", False)
 
     def run(main, config, *arguments, smoke=None):
