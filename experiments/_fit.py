@@ -197,34 +197,31 @@ def tuned(
     Returns:
       The row (without costs), and the variables of its first seed.
     """
-    run, trained = fit.run, {}
+    tried: list[dict[str, Any]] = []
+    best: tuple[float, float, list[Any], list[Variables]] = (-1.0, 0.0, [], [])
     for rate in learning_rates:
+        rows, networks = [], []
         for seed in seeds:
             label = f"{name.replace(' ', '-')}/lr{rate:g}-seed{seed}"
-            variables = fit(label, run.directory / "checkpoints" / label, seed, rate)
+            place = fit.run.directory / "checkpoints" / label
+            variables = fit(label, place, seed, rate)
             accuracy = fit.measure(variables, "validation")["accuracy"]
-            trained[rate, seed] = label, variables, accuracy
-    means = {r: np.mean([trained[r, s][2] for s in seeds]) for r in learning_rates}
-    best = max(means, key=lambda rate: means[rate])
+            sha256 = trees.fingerprint(variables["params"])
+            networks.append(variables)
+            rows.append({"seed": seed, "network": label, "sha256": sha256})
+            tried.append({**rows[-1], "validation_accuracy": accuracy})
+        mean = float(
+            np.mean([row["validation_accuracy"] for row in tried[-len(rows) :]])
+        )
+        if mean > best[0]:  # so that no other rate's networks stay in memory
+            best = mean, rate, rows, networks
+    accuracy, rate, rows, networks = best
     figures = [
-        {
-            "seed": seed,
-            "network": trained[best, seed][0],
-            **fit.measure(trained[best, seed][1], "test"),
-            "sha256": trees.fingerprint(trained[best, seed][1]["params"]),
-        }
-        for seed in seeds
+        {**row, **fit.measure(variables, "test")}
+        for row, variables in zip(rows, networks, strict=True)
     ]
-    tried = [
-        {
-            "network": label,
-            "validation_accuracy": accuracy,
-            "sha256": trees.fingerprint(variables["params"]),
-        }
-        for label, variables, accuracy in trained.values()
-    ]
-    settings = {"learning_rate": best, "tried": tried}
-    return report.Row(name, figures, {}, settings), trained[best, seeds[0]][1]
+    settings = {"learning_rate": rate, "validation_accuracy": accuracy, "tried": tried}
+    return report.Row(name, figures, {}, settings), networks[0]
 
 
 def with_costs(

@@ -61,10 +61,10 @@ def get(
             report.write_json(folder / "about.json", about)
             variables = fit("teacher", folder / "training", seed, rate)
             checkpoint.save_variables(folder / "variables", variables, about)
-            shutil.rmtree(folder / "training")
         else:
             run.say(f"Teacher: reused from {folder} (same model, data and settings).")
             run.advance(recipe.steps)
+        shutil.rmtree(folder / "training", ignore_errors=True)
     finally:
         lock.release()
     return _measured(fit, variables, seed)

@@ -207,7 +207,8 @@ class Run:
     def _check_manifest(self) -> dict[str, Any]:
         path = self.directory / "manifest.json"
         if not path.exists():
-            if self.directory.exists() and set(os.listdir(self.directory)) - {".lock"}:
+            # a run killed at its very start leaves no more than hidden files
+            if any(path.name[0] != "." for path in self.directory.glob("*")):
                 raise RunError(
                     f"{self.directory} holds files but no manifest.json: it is no run. "
                     "Choose another --workdir."

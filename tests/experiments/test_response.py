@@ -11,7 +11,7 @@ import pytest
 
 from experiments import response
 from experiments._model import Model
-from experiments._workdir import Options, RunError
+from experiments._workdir import Options, Run, RunError
 
 SMALL = dataclasses.replace(
     response.SMOKE, seeds=(2,), steps=50, teacher_steps=50, learning_rates=(1e-3, 1e-2)
@@ -150,6 +150,14 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="holds files but no manifest"):
         response.main(at(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_what_a_process_killed_at_its_start_leaves_is_no_obstacle(tmp_path):
+    for name in (".lock", ".manifest.json.tmp"):
+        (tmp_path / name).write_text("half")
+    with Run("response", at(tmp_path)) as run:
+        assert run.manifest["config"]["steps"] == 50
+    assert (tmp_path / "manifest.json").exists()
 
 
 def test_teachers_are_reused_when_all_matches_and_only_then(finished, tmp_path, capsys):
