@@ -6,6 +6,7 @@ known while tracing, and a number is looked at only when it is a plain one.
 
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -83,6 +84,11 @@ def mask(function: str, where: Any, shape: tuple[int, ...]) -> None:
 
 
 def _plain(value: Any) -> bool:
+    """Whether a value is a number that can be looked at: traced ones cannot."""
+    if isinstance(value, np.ndarray | jax.Array) and not isinstance(
+        value, jax.core.Tracer
+    ):
+        return value.ndim == 0
     return isinstance(value, int | float | np.number)
 
 

@@ -28,6 +28,11 @@ class _Scheduled(NamedTuple):
     term: Term
 
 
+def _at_least_float32(value: Any) -> Array:
+    value = jnp.asarray(value)
+    return value.astype(jnp.promote_types(value.dtype, jnp.float32))
+
+
 def masked_mean(values: Array, where: Array | None = None) -> tuple[Array, Array]:
     """Return `(sum, count)` of the values that `where` keeps.
 
@@ -46,7 +51,7 @@ def masked_mean(values: Array, where: Array | None = None) -> tuple[Array, Array
     >>> float(total / count)
     2.0
     """
-    values = jnp.asarray(values)
+    values = _at_least_float32(values)
     if where is None:
         return values.sum(), jnp.asarray(values.size, values.dtype)
     where = jnp.asarray(where, bool)
@@ -86,7 +91,7 @@ def _pair(name: str, term: Term, step: Any) -> tuple[Array, Array]:
             f"scalars, got shapes {shapes}; losses return one value per example: "
             "take their .mean() or objectives.masked_mean(values, where)"
         )
-    total, count = (jnp.asarray(part, jnp.float32) for part in pair)
+    total, count = (_at_least_float32(part) for part in pair)
     return total, jax.lax.stop_gradient(count)
 
 

@@ -66,7 +66,7 @@ def mean_logits(logits: Array) -> Array:
     Array([[2., 1.]], dtype=float32)
     """
     _check_stacked("mean_logits", logits)
-    return logits.mean(axis=0)
+    return _at_least_float32(logits).mean(axis=0)
 
 
 def mean_probabilities(logits: Array) -> Array:
@@ -93,8 +93,12 @@ def mean_probabilities(logits: Array) -> Array:
     Array([[0.5, 0.5]], dtype=float32)
     """
     _check_stacked("mean_probabilities", logits)
-    log_probabilities = jax.nn.log_softmax(logits, axis=-1)
+    log_probabilities = jax.nn.log_softmax(_at_least_float32(logits), axis=-1)
     return jax.nn.logsumexp(log_probabilities, axis=0) - math.log(len(logits))
+
+
+def _at_least_float32(logits: Array) -> Array:
+    return logits.astype(jax.numpy.promote_types(logits.dtype, jax.numpy.float32))
 
 
 def _check_stacked(function: str, logits: Array) -> None:

@@ -239,3 +239,22 @@ def test_extra_keeps_numbers_exactly(tmp_path, state):
         checkpoints.save(1, state, extra={"sum": value, "list": [1, 2]})
         checkpoints.wait()
         assert checkpoints.restore(state).extra == {"sum": value, "list": [1, 2]}
+
+
+def test_the_metric_of_the_best_must_be_given(tmp_path, state):
+    with checkpoint.Checkpoints(tmp_path, best="accuracy") as checkpoints:
+        for metrics in (None, {"loss": 1.0}):
+            with pytest.raises(ValueError, match="metrics lack 'accuracy'"):
+                checkpoints.save(1, state, metrics=metrics)
+        assert checkpoints.steps() == []
+
+
+def test_a_machine_in_trouble_is_not_taken_for_damage(three, state, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("not yours")
+
+    with checkpoint.Checkpoints(three) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "restore", refuse)
+        with pytest.raises(PermissionError):
+            checkpoints.restore(state)
+    assert sorted(os.listdir(three)) == ["1", "2", "3"]

@@ -100,7 +100,7 @@ def test_fraction():
             checks.fraction("f", a=value)
 
 
-def test_traced_numbers_and_arrays_pass():
+def test_traced_numbers_pass_and_known_ones_do_not():
     @jax.jit
     def f(x):
         checks.positive("f", x=x)
@@ -108,4 +108,6 @@ def test_traced_numbers_and_arrays_pass():
         return x
 
     assert f(-2.0) == -2
-    checks.positive("f", x=jnp.array(-1.0))
+    for number in (-1.0, np.float32(-1), np.array(-1.0), jnp.array(-1.0)):
+        with pytest.raises(ValueError, match=r"x must be > 0, got -1\.0"):
+            checks.positive("f", x=number)

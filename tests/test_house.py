@@ -14,6 +14,7 @@ import kdjax
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted([*ROOT.glob("kdjax/**/*.py"), *ROOT.glob("experiments/*.py")])
+TESTS = sorted([*ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")])
 NAMES = [str(path.relative_to(ROOT)) for path in SOURCES]
 MODULES = sorted(
     module.name
@@ -40,6 +41,11 @@ def test_budgets(path):
     assert len(text.splitlines()) <= (80 if is_experiment else 300)
     long = {f.name: code_lines(f) for f in functions(ast.parse(text))}
     assert {name: size for name, size in long.items() if size > 60} == {}
+
+
+def test_tests_and_benchmarks_keep_the_budget_of_files():
+    sizes = {path.name: len(path.read_text().splitlines()) for path in TESTS}
+    assert {name: size for name, size in sizes.items() if size > 300} == {}
 
 
 def test_few_functions_are_long():

@@ -101,3 +101,19 @@ def test_counts_get_no_gradient():
 def test_terms_that_are_no_scalars_are_explained(term):
     with pytest.raises(ValueError, match=r"term 'soft' must be a scalar or a \(sum, c"):
         objectives.resolve({"soft": term}, 0)
+
+
+def test_means_of_short_floats_are_taken_in_float32():
+    many = jnp.ones(70_001, jnp.float16)
+    total, count = objectives.masked_mean(many, jnp.ones(70_001, bool))
+    assert (total.dtype, float(total), float(count)) == (jnp.float32, 70_001, 70_001)
+    total, count = objectives.masked_mean(jnp.ones(1001, jnp.bfloat16))
+    assert (float(total), float(count)) == (1001, 1001)
+
+
+def test_double_precision_is_kept():
+    with jax.enable_x64(True):
+        pair = (jnp.array(1 / 3, jnp.float64), jnp.array(1.0, jnp.float64))
+        resolved = objectives.resolve({"x": pair, "y": pair[0]}, 0)
+        assert {part.dtype for part in resolved["x"]} == {jnp.dtype("float64")}
+        assert float(resolved["y"][0]) == 1 / 3

@@ -71,7 +71,8 @@ class Batches:
         self._key = jax.random.fold_in(jax.random.key(seed), _STREAM)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         self._on_device = size <= device_bytes
-        place = jax.device_put if self._on_device else np.asarray
+        # Copied to the device: device_put would keep looking at the caller's memory.
+        place = jnp.array if self._on_device else np.asarray
         self._arrays = jax.tree.map(place, arrays)
         # Two epochs: the ones that a batch may straddle.
         self._permutation = functools.lru_cache(maxsize=2)(

@@ -32,6 +32,7 @@ class MetricLog:
         writer = self._writer(network, step)
         for name, value in values.items():
             writer.add_scalar(name, value, step)
+        writer.flush()
 
     def read(self, network: str | None = None) -> list[dict[str, Any]]:
         """Return the lines, of one network or all; a line cut short is left out."""

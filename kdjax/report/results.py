@@ -57,15 +57,15 @@ class Gain:
       better: the row that should be.
       than: the row it is compared with.
       mean: mean difference of accuracy over seeds, in [-1, 1].
-      low: lower end of the 95 % interval (Student's t), NaN for a single seed.
+      low: lower end of the 95 % interval (Student's t), None for a single seed.
       high: upper end.
     """
 
     better: str
     than: str
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
     def sentence(self) -> str:
         """Say it in one sentence, also where it is no gain."""
@@ -73,7 +73,7 @@ class Gain:
             f"{self.better} − {self.than}, same seed: {100 * self.mean:+.2f} points of "
             "test accuracy"
         )
-        if math.isnan(self.low):
+        if self.low is None or self.high is None:
             return f"{text}; one seed gives no interval: run more with --seeds."
         text += f", 95 % interval [{100 * self.low:+.2f}, {100 * self.high:+.2f}]"
         if self.low > 0:
@@ -95,7 +95,7 @@ def paired_gain(better: Row, than: Row) -> Gain:
     difference = better.values("accuracy") - than.values("accuracy")
     mean = float(difference.mean())
     if len(difference) < 2:
-        return Gain(better.name, than.name, mean, math.nan, math.nan)
+        return Gain(better.name, than.name, mean, None, None)
     error = difference.std(ddof=1) / math.sqrt(len(difference))
     margin = float(stats.t.ppf(0.975, len(difference) - 1) * error)
     return Gain(better.name, than.name, mean, mean - margin, mean + margin)

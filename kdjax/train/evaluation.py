@@ -60,7 +60,9 @@ def make_eval(
         if not gathered:
             raise ValueError("evaluate: there are no batches to measure on")
         totals, counts = zip(*jax.device_get(gathered), strict=True)
-        count = np.float64(max(1, sum(counts)))
+        count = np.float64(sum(counts))
+        if not count:
+            raise ValueError("evaluate: the masks leave no example to measure")
         summed = jax.tree.map(lambda *x: np.sum(x, axis=0, dtype=np.float64), *totals)
         return {
             k: v / count if np.ndim(v) else float(v / count) for k, v in summed.items()

@@ -128,10 +128,11 @@ class Task:
 
 def _split(batch: Batch, parts: int) -> Batch:
     def split(path: Any, x: Array) -> Array:
-        if x.shape[0] % parts:
+        rows = x.shape[0] if x.ndim else 0
+        if not rows or rows % parts:
             raise ValueError(
                 f"make_step: accumulate={parts} must divide the batch, but "
-                f"batch{jax.tree_util.keystr(path)} has {x.shape[0]} rows"
+                f"batch{jax.tree_util.keystr(path)} has {rows} rows"
             )
         return x.reshape(parts, x.shape[0] // parts, *x.shape[1:])
 

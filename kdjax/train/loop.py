@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from kdjax import checks
 from kdjax.train.state import TrainState
 from kdjax.train.step import Metrics, Step
 
@@ -38,13 +39,16 @@ def run(
       state: where to start; donated.
       teacher_variables: the frozen teacher's, or None.
       batches: as many as steps are wanted.
-      max_skipped: how many steps in a row may be skipped because something in them was
-        not finite.
+      max_skipped: stop after this many steps in a row that were skipped because
+        something in them was not finite; at least 1.
 
     Raises:
       NonFiniteError: after `max_skipped` such steps (or a few later); the message names
-        the step and the terms. The last state yielded still holds good parameters.
+        the step and the terms. The last state yielded holds the parameters of the last
+        step that was good.
+      ValueError: if `max_skipped` is less than 1.
     """
+    checks.positive("train.run", max_skipped=max_skipped)
     pending: deque[tuple[Any, Metrics]] = deque()
     for batch in batches:
         state, metrics = step(state, teacher_variables, batch)
@@ -67,7 +71,6 @@ def _check(
     in_a_row = np.atleast_1d(metrics["skipped_in_a_row"])
     if in_a_row.max() < limit:
         return
-    # The state has not changed since the first skipped step, so any of them shows why.
     index = int((in_a_row >= limit).argmax())
     number = int(np.atleast_1d(metrics["step"])[index])
     if np.ndim(metrics["step"]):
@@ -79,7 +82,7 @@ def _check(
     raise NonFiniteError(
         f"step {number}: the loss or its gradient was not finite for "
         f"{in_a_row[index]} steps in a row. "
-        + (told or "Every term alone is finite; the update or their sum overflows")
+        + (told or "Every term alone is finite; their sum or the update overflows")
         + ". Lower the learning rate or clip gradients (optax.clip_by_global_norm)."
     )
 

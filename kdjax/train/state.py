@@ -76,11 +76,14 @@ def from_variables(
         )
     copied = jax.tree.map(jnp.array, dict(variables))
     params = copied.pop("params")
+    # copied as well: some optimizers keep the very arrays they are given, and one
+    # buffer cannot be donated twice
+    opt_state = jax.tree.map(jnp.array, tx.init(params))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         rest=copied,
-        opt_state=tx.init(params),
+        opt_state=opt_state,
         key=jnp.array(key),
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),

@@ -88,7 +88,7 @@ def make_step(
     """Return the step that trains a student beside a frozen teacher.
 
     The teacher runs in evaluation mode and outside the gradient. A step whose loss,
-    gradient or batch statistics are not finite changes nothing but the counters.
+    gradient norm or batch statistics are not finite changes nothing but the counters.
 
     Args:
       student_apply: the student's `Network.apply`.
@@ -136,7 +136,8 @@ def make_step(
             )
         loss = sum(terms.values(), jnp.zeros(()))
         norm = optax.tree.norm(gradient)
-        # one figure that is finite only if the loss and all of the gradient are
+        # One figure that is finite only if the loss and all of the gradient are: a
+        # look at every leaf costs another pass over the gradient.
         state = _advance(state, tx, gradient, rest, loss + norm)
         return state, {
             **terms,
@@ -166,6 +167,8 @@ def _blame(task: Task, state: TrainState, teacher: Any, batch: Batch) -> dict[st
         value, gradient = of_term(state.params)
         if not np.isfinite(value):
             reasons[name] = f"its value is {value}"
-        elif not _finite(gradient):
-            reasons[name] = f"its gradient is not finite (its value is {value:.4g})"
+        elif not np.isfinite(norm := float(optax.tree.norm(gradient))):
+            reasons[name] = (
+                f"the norm of its gradient is {norm} (its value {value:.4g})"
+            )
     return reasons

@@ -1,30 +1,20 @@
-"""Save a whole run and take it up again, whatever happened in between.
-
-Writing is asynchronous and atomic (orbax): a process killed in the middle leaves the
-checkpoints before it untouched. Every checkpoint carries the SHA-256 of its state, so
-that one that was damaged on disk is noticed and the one before it taken instead.
-"""
+"""The checkpoints of a run, and a network saved once."""
 
 import contextlib
 import dataclasses
 import errno
-import gc
-import json
-import logging
 import shutil
-import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
-import tensorstore
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from kdjax import trees
 from kdjax.base import PyTree, Variables
+from kdjax.checkpoint.damage import checksum, quiet, verify_store
 
 
 class CheckpointError(RuntimeError):
@@ -48,23 +38,6 @@ class Restored:
     problems: tuple[str, ...] = ()
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep orbax's background complaints off the screen; what it raises says it all."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-        gc.collect()  # coroutines that failed complain when they are collected
-    finally:
-        sys.unraisablehook = hook
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 class Checkpoints:
     """The checkpoints of one run in one directory; a context manager.
 
@@ -78,8 +51,7 @@ class Checkpoints:
 
         with checkpoint.Checkpoints("run/checkpoints", best="accuracy") as checkpoints:
             found = checkpoints.restore(like=state)
-            if found:
-                state = found.state
+            state = found.state if found else state
             ...
             checkpoints.save(step, state, extra={"epoch": 3}, metrics={"accuracy": 0.9})
     """
@@ -143,14 +115,18 @@ class Checkpoints:
 
         Raises:
           CheckpointError: if this or an earlier one cannot be written.
+          ValueError: if the metric is missing.
         """
         beside: dict[str, Any] = {"extra": dict(extra or {})}
         beside["shapes"] = trees.describe(state)
         beside["sha256"] = trees.fingerprint(state)
-        beside["crc32"] = _crc(beside)
+        beside["crc32"] = checksum(beside)
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(beside)
         )
+        if self._best and self._best not in (metrics or {}):
+            given = sorted(metrics or {})
+            raise ValueError(f"Checkpoints.save: metrics lack {self._best!r}: {given}")
         with self._explained():
             if step not in self._manager.all_steps():
                 self._manager.save(step, args=items, metrics=metrics, force=True)
@@ -182,8 +158,8 @@ class Checkpoints:
         for number in reversed(steps):
             try:
                 state, extra = self._read(number, like)
-            except CheckpointError:
-                raise
+            except (CheckpointError, MemoryError, PermissionError):
+                raise  # nothing that says that the checkpoint is damaged
             except Exception as error:  # whatever orbax meets in a damaged directory
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 problems.append(
@@ -219,10 +195,10 @@ class Checkpoints:
             self._manager.close()
 
     def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        with _quiet():
+        with quiet():
             args = ocp.args.Composite(extra=ocp.args.JsonRestore())
             beside = self._manager.restore(step, args=args)["extra"]
-            if beside.pop("crc32", None) != _crc(beside):
+            if beside.pop("crc32", None) != checksum(beside):
                 raise ValueError("its description is damaged")
             saved, wanted = beside["shapes"], trees.describe(like)
             if saved != wanted:
@@ -230,7 +206,7 @@ class Checkpoints:
                     f"checkpoint {step} in {self.directory} holds another state:\n"
                     + trees.differences(saved=saved, wanted=wanted)
                 )
-            _verify_store(self.directory / str(step) / "state")
+            verify_store(self.directory / str(step) / "state")
             target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
             args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
             state = self._manager.restore(step, args=args)["state"]
@@ -249,33 +225,17 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            full = getattr(error, "errno", None) == errno.ENOSPC
-            full = full or "No space left" in str(error)
-            reason = "no space left on device" if full else str(error).splitlines()[0]
+            text = str(error) or type(error).__name__
             steps = self.steps()
             last = f"the last complete one is {steps[-1]}" if steps else "there is none"
+            advice = ""
+            if getattr(error, "errno", 0) == errno.ENOSPC or "No space left" in text:
+                text = "no space left on device"
+                advice = " Make room or choose another place, then run again to go on."
             raise CheckpointError(
-                f"cannot write a checkpoint to {self.directory}: {reason}; {last}. "
-                "Make room or choose another place, then run again to go on from there."
+                f"cannot write a checkpoint to {self.directory}: "
+                f"{text.splitlines()[0]}; {last}.{advice}"
             ) from error
-
-
-def _crc(values: Mapping[str, Any]) -> int:
-    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
-
-
-def _verify_store(directory: Path) -> None:
-    """Read every stored value once, and raise if one is damaged.
-
-    Orbax reads many at a time, and those in flight when one fails complain on the
-    screen long after its error was caught.
-    """
-    for described in [directory / "_METADATA", *directory.glob("array_metadatas/*")]:
-        json.loads(described.read_text())
-    base = {"driver": "file", "path": f"{directory}/"}
-    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
-    for key in store.list().result():
-        store.read(key).result()
 
 
 def save_variables(
