@@ -125,36 +125,47 @@ class Fit:
         Raises:
           Interrupted: if the process was asked to stop; the state is saved.
         """
-        run, total = self.run, self.recipe.steps
+        if self.run.stopping:
+            raise Interrupted
         state = self._init(jax.random.key(seed), learning_rate)
-        with checkpoint.Checkpoints(directory, best="accuracy") as checkpoints:
-            found = checkpoints.restore(state, say=run.say)
-            state = found.state if found else state
-            done = found.step if found else 0
-            run.log.rewind(name, done)
-            run.advance(done, name)
-            saved = time.monotonic()
-            chunks = self._chunks(seed, done)
-            steps = train.run(
-                self._step,
-                state,
-                self._teacher,
-                chunks,
-                max_skipped=run.options.max_skipped,
-            )
-            for state, seen in steps:
-                done += self._calls
-                run.advance(self._calls, name)
-                ends = done == total or run.stopping
-                measured = done == total or done % self._interval == 0
-                accuracy = self._log(name, done, state, seen) if measured else -1.0
-                late = time.monotonic() - saved >= run.options.checkpoint_seconds
-                if ends or (measured and late):
-                    checkpoints.save(done, state, metrics={"accuracy": accuracy})
-                    saved = time.monotonic()
-                if run.stopping and done < total:
-                    raise Interrupted
-        return state.variables
+        saving = checkpoint.Checkpoints(directory, best="accuracy")
+        with self.run.finishing_steps(), saving as checkpoints:
+            return self._train(name, checkpoints, state, seed).variables
+
+    def _train(
+        self,
+        name: str,
+        checkpoints: checkpoint.Checkpoints,
+        state: train.TrainState,
+        seed: int,
+    ) -> train.TrainState:
+        run, total = self.run, self.recipe.steps
+        found = checkpoints.restore(state, say=run.say)
+        state, done = (found.state, found.step) if found else (state, 0)
+        run.log.rewind(name, done)
+        run.advance(done, name)
+        saved = time.monotonic()
+        steps = train.run(
+            self._step,
+            state,
+            self._teacher,
+            self._chunks(seed, done),
+            max_skipped=run.options.max_skipped,
+        )
+        for state, seen in steps:
+            done += self._calls
+            run.advance(self._calls, name)
+            measured = done == total or done % self._interval == 0
+            # where nothing was measured, the checkpoint is not the best
+            accuracy = self._log(name, done, state, seen) if measured else -1.0
+            stop = run.stopping and done < total
+            late = time.monotonic() - saved >= run.options.checkpoint_seconds
+            if done == total or stop or late:
+                checkpoints.save(done, state, metrics={"accuracy": accuracy})
+                saved = time.monotonic()
+            if stop:
+                raise Interrupted
+        return state
 
     @cached_property
     def _interval(self) -> int:
@@ -202,7 +213,7 @@ def tuned(
     for rate in learning_rates:
         rows, networks = [], []
         for seed in seeds:
-            label = f"{name.replace(' ', '-')}/lr{rate:g}-seed{seed}"
+            label = f"{name.replace(' ', '-')}/lr{rate!r}-seed{seed}"
             place = fit.run.directory / "checkpoints" / label
             variables = fit(label, place, seed, rate)
             accuracy = fit.measure(variables, "validation")["accuracy"]

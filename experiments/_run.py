@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import re
+import shlex
 import signal
 import sys
 import traceback
@@ -19,9 +20,18 @@ from typing import Any, NoReturn
 import jax
 import tyro
 
+import kdjax
 from experiments._workdir import Interrupted, Options, Run
+from kdjax import checkpoint, data, train
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+_PACKAGES = [Path(file).resolve().parent for file in (kdjax.__file__, __file__)]
+_MESSAGES = (
+    ValueError,
+    ImportError,
+    data.Unavailable,
+    checkpoint.CheckpointError,
+    train.NonFiniteError,
+)
 RunOptions = tyro.conf.OmitArgPrefixes[Options]
 
 
@@ -36,7 +46,7 @@ def prepare_process(options: Options) -> None:
     if options.compilation_cache:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "kdjax" / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_logging_level", options.log_level)
     if options.log_level == "ERROR":
         # what orbax logs as an error in its threads is raised where it is waited for
@@ -45,7 +55,7 @@ def prepare_process(options: Options) -> None:
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM ask the run to stop at the next step; asked twice, at once."""
+    """Ctrl-C and SIGTERM: in training they ask to stop, elsewhere they interrupt."""
 
     asked: int | None = None
 
@@ -54,10 +64,13 @@ class _Signals:
             signal.signal(number, self._ask)
 
     def _ask(self, number: int, _: Any) -> None:
-        if self.asked is not None:
+        insists = self.asked is not None
+        self.asked = self.asked or number
+        if insists or not Run.stepping:
             raise KeyboardInterrupt
-        self.asked = number
         Run.stopping = True
+        # not print: the signal may have come in the middle of one
+        os.write(2, b"\nStopping after this step; once more to stop at once.\n")
 
 
 def _hush_echoes() -> None:
@@ -96,7 +109,7 @@ def cli(main: Callable[[Any], Any], config: Any, smoke: Any) -> NoReturn:
         description=re.sub(r"\n(python -m)", r"\n\n\1", module.__doc__ or ""),
     )
     prepare_process(parsed.run)
-    again = " ".join(["python -m", f"experiments.{name}", *sys.argv[1:]])
+    again = shlex.join(["python", "-m", f"experiments.{name}", *sys.argv[1:]])
     try:
         main(parsed)
     except (Interrupted, KeyboardInterrupt):
@@ -119,6 +132,6 @@ def _meant_for_the_user(error: Exception) -> bool:
     """Whether our own code raised it on purpose, or the machine refused: no bug."""
     if isinstance(error, OSError):
         return True
-    frames = traceback.extract_tb(error.__traceback__)
-    raised_in = Path(frames[-1].filename).resolve()
-    return raised_in.is_relative_to(REPOSITORY) and ".venv" not in raised_in.parts
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    ours = any(raised_in.is_relative_to(place) for place in _PACKAGES)
+    return ours and isinstance(error, _MESSAGES)

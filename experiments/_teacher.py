@@ -13,7 +13,7 @@ import optax
 import kdjax
 from experiments._fit import Fit, Recipe
 from experiments._model import Model
-from experiments._workdir import Interrupted, Lock, Run, RunError, digest, flat
+from experiments._workdir import Lock, Run, RunError, digest, flat
 from kdjax import checkpoint, data, report, trees
 from kdjax.base import Network, Outputs, Variables
 
@@ -47,7 +47,7 @@ def get(
     It lies in a folder named by the fingerprint of all that it depends on.
     """
     fit = Fit(run, task, model, cross_entropy, recipe)
-    about = _about(task, model, recipe, seed, rate)
+    about = _about(fit, model, seed, rate)
     kind = f"{task.name.replace('/', '-')}-{model.model}"
     folder = run.teachers / f"{kind}-{digest(about)}"
     others = [path for path in run.teachers.glob(f"{kind}-*") if path != folder]
@@ -95,24 +95,28 @@ def load(run: Run, task: data.Task, folder: Path) -> Teacher:
                 "teacher and student must agree."
             )
     fit = Fit(run, task, Model(**about["model"]), cross_entropy, Recipe(1, 1))
-    found = checkpoint.load_variables(folder / "variables", fit.abstract())
+    lock = Lock(folder)
+    _wait(run, lock)
+    place = folder / "variables"
+    found = checkpoint.load_variables(place, fit.abstract(), say=run.say)
+    lock.release()
     if found is None:
         raise RunError(f"--teacher-from: the teacher in {folder} cannot be read.")
     run.say(f"Teacher: from {folder}.")
     return _measured(fit, found[0], about["seed"])
 
 
-def _about(
-    task: data.Task, model: Model, recipe: Recipe, seed: int, rate: float
-) -> dict[str, Any]:
-    """All that a teacher's parameters depend on, as flat JSON values."""
+def _about(fit: Fit, model: Model, seed: int, rate: float) -> dict[str, Any]:
+    """All that a teacher's parameters depend on, as JSON values."""
+    task = fit.task
     about = {
         "dataset": task.name,
         "data": task.fingerprint,
         "classes": task.num_classes,
         "image": task.train["image"].shape[1:],
         "model": dataclasses.asdict(model),
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": dataclasses.asdict(fit.recipe),
+        "variables": trees.describe(fit.abstract()),
         "seed": seed,
         "learning_rate": rate,
         "kdjax": kdjax.__version__,
@@ -129,8 +133,6 @@ def _wait(run: Run, lock: Lock) -> None:
         if not said:
             run.say(f"Teacher: being trained by {lock.owner()}; waiting for it.")
             said = True
-        if run.stopping:
-            raise Interrupted
         time.sleep(0.2)
 
 

@@ -1,11 +1,13 @@
 """The directory of a run: manifest, lock, log, progress bar, results."""
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
 import json
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,7 +28,7 @@ class Options:
     data_dir: Path | None = None
     """Prepared TFDS data sets. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     smoke: bool = False
-    """Start from a size that ends in seconds; other flags still apply."""
+    """On the command line: start from a size that ends in seconds."""
     checkpoint_seconds: float = 20.0
     """Least time between two checkpoints of a network; its end is saved anyway."""
     max_skipped: int = 10
@@ -88,6 +90,8 @@ class Run:
 
     stopping = False
     """Whether the process was asked to stop; set by the command line's signals."""
+    stepping = False
+    """Whether a network is in training, so that stopping waits for step and save."""
 
     def __init__(self, experiment: str, config: Any) -> None:
         """See the class."""
@@ -130,6 +134,15 @@ class Run:
         self.log.close()
         if self._lock is not None:
             self._lock.release()
+
+    @contextlib.contextmanager
+    def finishing_steps(self) -> Iterator[None]:
+        """Let signals ask to stop, not interrupt, while a network is in training."""
+        Run.stepping = True
+        try:
+            yield
+        finally:
+            Run.stepping = False
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
@@ -194,7 +207,7 @@ class Run:
     def _compare_starts(self) -> None:
         """Say so if a run goes on with other code or versions than it began with."""
         first, now = self.manifest["starts"][0], self.manifest["starts"][-1]
-        names = ("python", "versions", "git", "device")
+        names = ("python", "versions", "git", "device", "cores")
         then, now = (
             flat({name: start[name] for name in names}) for start in (first, now)
         )
@@ -214,7 +227,12 @@ class Run:
                     "Choose another --workdir."
                 )
             return {"config": self.config, "starts": []}
-        manifest = json.loads(path.read_text())
+        try:
+            manifest = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise RunError(
+                f"{path} is damaged ({error}). Choose another --workdir."
+            ) from error
         if manifest["config"] != self.config:
             raise RunError(
                 f"{self.directory} belongs to a run with another config:\n"

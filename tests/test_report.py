@@ -121,6 +121,23 @@ def test_log_rewinds_and_survives_a_cut_line(tmp_path):
     assert log.read("a")[2]["loss"] == 1 / 3
 
 
+def test_events_are_rebuilt_from_the_lines(tmp_path):
+    log = report.MetricLog(tmp_path)
+    for step in (1, 2):
+        log.write("a/x", step, {"loss": 1 / step})
+    log.close()
+    (whole,) = tmp_path.glob("tensorboard/a/x/events*")
+    events = whole.read_bytes().count(b"loss")
+    assert events == 2
+    whole.write_bytes(b"")  # what a killed process leaves
+    log = report.MetricLog(tmp_path)
+    log.rewind("a/x", 1)
+    log.write("a/x", 2, {"loss": 0.5})
+    log.close()
+    (again,) = tmp_path.glob("tensorboard/a/x/events*")
+    assert again.read_bytes().count(b"loss") == events
+
+
 def test_an_empty_log_reads_empty(tmp_path):
     log = report.MetricLog(tmp_path)
     log.rewind("a", 3)

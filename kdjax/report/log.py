@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,11 @@ class MetricLog:
         self._events: tuple[str, Any] | None = None
 
     def write(self, network: str, step: int, values: Mapping[str, float]) -> None:
-        """Add a line; it is on disk when this returns."""
+        """Add a line; it is on disk when this returns, its events soon after."""
         line = json.dumps({"network": network, "step": step, **values})
         with self.path.open("a") as file:
             file.write(line + "\n")
-        writer = self._writer(network, step)
-        for name, value in values.items():
-            writer.add_scalar(name, value, step)
-        writer.flush()
+        self._add_events(network, step, values)
 
     def read(self, network: str | None = None) -> list[dict[str, Any]]:
         """Return the lines, of one network or all; a line cut short is left out."""
@@ -47,13 +45,20 @@ class MetricLog:
         return [x for x in lines if network is None or x["network"] == network]
 
     def rewind(self, network: str, step: int) -> None:
-        """Forget what was written of a network after a step."""
-        if not self.path.exists():
-            return
+        """Forget what was written of a network after a step.
+
+        Its events are written anew from the lines: a killed process leaves fewer.
+        """
         kept = [x for x in self.read() if x["network"] != network or x["step"] <= step]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(temporary, self.path)
+        if self.path.exists():
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+            os.replace(temporary, self.path)
+        self.close()
+        shutil.rmtree(self._directory / "tensorboard" / network, ignore_errors=True)
+        for line in kept:
+            if line.pop("network") == network:
+                self._add_events(network, line.pop("step"), line)
 
     def close(self) -> None:
         """Write the events that are still in memory."""
@@ -61,12 +66,12 @@ class MetricLog:
             self._events[1].close()
             self._events = None
 
-    def _writer(self, network: str, step: int) -> Any:
+    def _add_events(self, network: str, step: int, values: Mapping[str, float]) -> None:
         if self._events is None or self._events[0] != network:
             from tensorboardX import SummaryWriter
 
             self.close()
             directory = str(self._directory / "tensorboard" / network)
-            # purge_step tells TensorBoard to drop what a killed run wrote after it
-            self._events = network, SummaryWriter(directory, purge_step=step)
-        return self._events[1]
+            self._events = network, SummaryWriter(directory)
+        for name, value in values.items():
+            self._events[1].add_scalar(name, value, step)

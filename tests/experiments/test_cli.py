@@ -57,7 +57,11 @@ def test_help_shows_every_field_with_meaning_and_default(respond):
         (["--steps", "0"], "steps must be > 0, got 0"),
         (["--batch-size", "-1"], "batch_size must be > 0, got -1"),
         (["--learning-rates", "0"], "learning_rates must be > 0, got 0.0"),
-        (["--seeds", "0"], "at least one of"),
+        (["--seeds", "0"], "seeds must be at least one"),
+        (["--seeds", "1", "2", "1"], "all different, got [1, 2, 1]"),
+        (["--seeds", "-1", "3"], "seeds must be in [0, 2**32)"),
+        (["--learning-rates", "0.1", "0.1"], "all different"),
+        (["--max-skipped", "0"], "max_skipped must be > 0"),
         (["--dataset", "digitz"], "digits"),
         (["--student.model", "resnet", "--student.depth", "9"], "6n+2"),
     ],
@@ -145,10 +149,20 @@ def buggy_inside_jax(config):
     jnp.ones(3) + jnp.ones(4)
 
 
-@pytest.mark.parametrize("main", [buggy_inside_jax])
-def test_bugs_keep_their_traceback(command, main, monkeypatch):
-    with pytest.raises((TypeError, ValueError)):
+@pytest.mark.parametrize("main", [buggy, buggy_inside_jax])
+def test_bugs_keep_their_traceback(command, main):
+    with pytest.raises(TypeError):
         command(main, _images.Config())
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), AssertionError(), IndexError("i")])
+def test_bugs_in_our_own_lines_keep_it_too(command, error, monkeypatch):
+    def broken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(data, "load", broken)
+    with pytest.raises(type(error)):
+        command(response.main, response.SMOKE)
 
 
 def test_traceback_on_demand(command):
@@ -166,8 +180,18 @@ def test_stopped_says_how_to_go_on(command):
     assert "experiments.test_cli --steps 7" in err
 
 
-def test_signals_ask_first_and_insist_when_asked_twice(monkeypatch):
+def test_signals_interrupt_what_need_not_be_finished(monkeypatch):
     monkeypatch.setattr(Run, "stopping", False)
+    signals = _run._Signals()
+    with pytest.raises(KeyboardInterrupt):
+        signals._ask(signal.SIGTERM, None)
+    assert signals.asked == signal.SIGTERM
+    assert not Run.stopping
+
+
+def test_signals_ask_in_training_and_insist_when_asked_twice(monkeypatch):
+    monkeypatch.setattr(Run, "stopping", False)
+    monkeypatch.setattr(Run, "stepping", True)
     signals = _run._Signals()
     signals._ask(signal.SIGTERM, None)
     assert Run.stopping

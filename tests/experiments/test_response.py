@@ -9,9 +9,9 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import response
+from experiments import _fit, response
 from experiments._model import Model
-from experiments._workdir import Options, Run, RunError
+from experiments._workdir import Interrupted, Options, Run, RunError
 
 SMALL = dataclasses.replace(
     response.SMOKE, seeds=(2,), steps=50, teacher_steps=50, learning_rates=(1e-3, 1e-2)
@@ -158,6 +158,32 @@ def test_what_a_process_killed_at_its_start_leaves_is_no_obstacle(tmp_path):
     with Run("response", at(tmp_path)) as run:
         assert run.manifest["config"]["steps"] == 50
     assert (tmp_path / "manifest.json").exists()
+
+
+def test_a_signal_during_the_look_at_validation_still_saves(tmp_path, monkeypatch):
+    look = _fit.Fit._log
+
+    def signalled(self, *arguments):
+        Run.stopping = True
+        return look(self, *arguments)
+
+    monkeypatch.setattr(_fit.Fit, "_log", signalled)
+    monkeypatch.setattr(Run, "stopping", False)
+    with pytest.raises(Interrupted):
+        response.main(at(tmp_path))
+    assert list(tmp_path.glob("teachers/*/training/25/state"))
+    assert not Run.stepping
+
+
+def test_a_run_does_not_go_on_with_another_teacher(finished, tmp_path):
+    directory, _ = finished
+    copy = tmp_path / "run"
+    shutil.copytree(directory, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["pinned"]["teacher"] = "0" * 64
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(RunError, match=r"started with other teacher \(0000"):
+        response.main(at(copy))
 
 
 def test_teachers_are_reused_when_all_matches_and_only_then(finished, tmp_path, capsys):

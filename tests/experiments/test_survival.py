@@ -12,7 +12,7 @@ import pytest
 from tests.experiments.conftest import wait_until
 
 FLAGS = (
-    *("--seeds", "1", "--learning-rates", "0.01", "--checkpoint-seconds", "0"),
+    *("--seeds", "1", "--learning-rates", "0.01", "--checkpoint-seconds", "0.05"),
     *("--steps", "3000", "--teacher-steps", "1500", "--batch-size", "32"),
 )
 
@@ -67,6 +67,8 @@ def test_goes_on_to_the_same_bits(
     if code > 0:
         again = shlex.split(re.search(r"python -m experiments\..*", error)[0])
         assert again[3:] == [*FLAGS, "--workdir", str(run)]
+        saved = [*run.glob("**/training/[0-9]*"), *run.glob("checkpoints/*/*/[0-9]*")]
+        assert saved
         assert "Traceback" not in error
     process = launch("response", *FLAGS, "--workdir", run, cwd=tmp_path)
     out, error = process.communicate(timeout=120)
@@ -109,7 +111,7 @@ def test_manifest_tells_what_the_result_depends_on(uninterrupted):
 def test_a_second_process_is_refused(launch, tmp_path):
     flags = (*FLAGS, "--steps", "500000", "--workdir", tmp_path / "run")
     first = launch("response", *flags, cwd=tmp_path)
-    wait_until(lambda: lines(tmp_path / "run"), first)
+    wait_until(lambda: lines(tmp_path / "run", "student"), first)
     before = (tmp_path / "run" / "manifest.json").read_bytes()
     second = launch("response", *flags, cwd=tmp_path)
     _, error = second.communicate(timeout=60)
