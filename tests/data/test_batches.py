@@ -199,3 +199,10 @@ def test_epoch_refuses_at_the_call():
         data.epoch({"mask": np.ones(3)}, 2)
     with pytest.raises(ValueError, match="at least one example"):
         data.epoch({"a": np.zeros(0)}, 2)
+
+
+def test_the_callers_arrays_may_change_afterwards():
+    label = np.zeros(8, np.float32)
+    batches = data.Batches({"label": label}, batch_size=8)
+    label[:] = 7
+    assert (batches[0]["label"] == 0).all()
