@@ -1,7 +1,7 @@
 """Guards: bad input raises a ValueError that says what was given and what is allowed.
 
 They run before the first arithmetic and cost nothing at run time: shapes and dtypes are
-known while tracing, and a number is looked at only when it is a plain one.
+known while tracing, and a number is looked at only where it is known.
 """
 
 from typing import Any
@@ -83,27 +83,31 @@ def mask(function: str, where: Any, shape: tuple[int, ...]) -> None:
         )
 
 
-def _plain(value: Any) -> bool:
-    """Whether a value is a number that can be looked at: traced ones cannot."""
-    if isinstance(value, np.ndarray | jax.Array) and not isinstance(
-        value, jax.core.Tracer
-    ):
-        return value.ndim == 0
-    return isinstance(value, int | float | np.number)
+def _known(value: Any) -> Any:
+    """Return the number that a value is, or None for one that is traced."""
+    if isinstance(value, jax.core.Tracer):
+        return None
+    if isinstance(value, jax.Array) and value.ndim == 0:
+        value = np.asarray(value)  # under a trace, arithmetic on it would be traced
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    return value if isinstance(value, int | float | np.number) else None
 
 
 def positive(function: str, **values: Any) -> None:
-    """Raise if a plain number is not finite and > 0; traced values pass."""
+    """Raise if a number is not finite and > 0; traced values pass."""
     for name, value in values.items():
-        if _plain(value) and not 0 < value < float("inf"):
-            raise ValueError(f"{function}: {name} must be > 0, got {value}")
+        number = _known(value)
+        if number is not None and not 0 < number < float("inf"):
+            raise ValueError(f"{function}: {name} must be > 0, got {number}")
 
 
 def fraction(function: str, **values: Any) -> None:
-    """Raise if a plain number is outside [0, 1]; traced values pass."""
+    """Raise if a number is outside [0, 1]; traced values pass."""
     for name, value in values.items():
-        if _plain(value) and not 0 <= value <= 1:
-            raise ValueError(f"{function}: {name} must be in [0, 1], got {value}")
+        number = _known(value)
+        if number is not None and not 0 <= number <= 1:
+            raise ValueError(f"{function}: {name} must be in [0, 1], got {number}")
 
 
 def scalar(function: str, **values: Any) -> None:

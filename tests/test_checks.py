@@ -108,6 +108,8 @@ def test_traced_numbers_pass_and_known_ones_do_not():
         return x
 
     assert f(-2.0) == -2
+    known = jnp.array(0.5)
+    assert jax.jit(lambda x: (checks.positive("f", x=known), x)[1])(1.0) == 1
     for number in (-1.0, np.float32(-1), np.array(-1.0), jnp.array(-1.0)):
         with pytest.raises(ValueError, match=r"x must be > 0, got -1\.0"):
             checks.positive("f", x=number)

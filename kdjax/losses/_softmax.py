@@ -55,7 +55,7 @@ class LogSoftmax(NamedTuple):
     @property
     def probs(self) -> Float[Array, "*batch classes"]:
         """Probabilities, 0 at masked classes."""
-        return jnp.exp(self.scaled) * jnp.exp(-self.log_norm)
+        return jnp.exp(self.log_probs)
 
 
 def log_softmax(

@@ -69,9 +69,10 @@ def wait_until(condition, process, seconds=120):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys, tmp_path):
+def command(monkeypatch, capsys, tmp_path, environment):
     """`command(main, config, "--flag", ...)` runs `cli` here: (exit code, out, err)."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
     monkeypatch.setattr(_run._Signals, "listen", lambda self: None)
     monkeypatch.setattr(_run, "_hush_echoes", lambda: None)
     monkeypatch.setattr(_workdir.Run, "stopping", False)

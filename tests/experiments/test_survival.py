@@ -50,7 +50,6 @@ def uninterrupted(tmp_path_factory, environment):
     [
         (signal.SIGINT, "student-alone", 130),
         (signal.SIGTERM, "teacher", 143),
-        (signal.SIGKILL, "teacher", -9),
         (signal.SIGKILL, "student-distilled", -9),
     ],
 )
