@@ -76,6 +76,12 @@ class Config:
         """The seeds that are meant."""
         return list(range(*self.seeds)) if len(self.seeds) == 1 else list(self.seeds)
 
+    def load(self) -> data.Task:
+        """Return the data."""
+        return data.load(
+            self.dataset, data_dir=self.run.data_dir, image_size=self.image_size
+        )
+
     def recipe(self, steps: int) -> Recipe:
         """Return how a network is trained for this many steps."""
         return Recipe(
@@ -89,18 +95,14 @@ class Images:
     Args:
       run: the run.
       config: its config.
+      task: its data.
       kinds: how many kinds of students will be trained.
     """
 
-    def __init__(self, run: Run, config: Config, kinds: int) -> None:
-        """Load the data and get the teacher."""
-        self.run, self.config = run, config
-        self.task = data.load(
-            config.dataset,
-            data_dir=config.run.data_dir,
-            image_size=config.image_size,
-        )
-        run.pin("data", self.task.fingerprint)
+    def __init__(self, run: Run, config: Config, task: data.Task, kinds: int) -> None:
+        """Get the teacher."""
+        self.run, self.config, self.task = run, config, task
+        run.pin("data", task.fingerprint)
         networks = kinds * len(config.seed_list) * len(config.learning_rates)
         own = 0 if config.teacher_from else config.teacher_steps
         run.expect(own + networks * config.steps)

@@ -52,8 +52,9 @@ def main(config: Config) -> report.Result:
         labels = hard(student, teacher, batch)["hard"]
         return {"soft": config.alpha * soft.mean(), "hard": (1 - config.alpha) * labels}
 
+    task = config.load()
     with _run.Run("response", config) as run:
-        images = _images.Images(run, config, kinds=2)
+        images = _images.Images(run, config, task, kinds=2)
         images.students("student alone", hard)
         images.students("student distilled", distil)
         return run.finish(

@@ -99,8 +99,9 @@ def test_a_diverging_run_names_step_and_term(respond):
     assert "learning rate" in error
 
 
-def test_bad_values_leave_no_directory_behind(respond, tmp_path):
+def test_bad_input_leaves_no_directory_behind(respond, tmp_path):
     refused(respond("--temperature", "0"))
+    refused(respond("--dataset", "digitz"))
     assert not (tmp_path / "runs").exists()
 
 
