@@ -99,7 +99,8 @@ class Run:
         self.experiment = experiment
         self.config = {"experiment": experiment, **identity(config)}
         runs = Path("runs")
-        name = f"{experiment}-{self.config.get('dataset', '')}-{digest(self.config)}"
+        dataset = self.config.get("dataset", "").replace("/", "-")
+        name = f"{experiment}-{dataset}-{digest(self.config)}"
         self.directory = self.options.workdir or runs / name
         self.teachers = self.options.teacher_dir or (
             self.options.workdir / "teachers"

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +151,13 @@ def test_a_directory_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(RunError, match="holds files but no manifest"):
         response.main(at(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_names_of_sets_make_no_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = Run("response", dataclasses.replace(SMALL, dataset="cmaterdb/bangla"))
+    assert run.directory.parent == Path("runs")
+    assert run.teachers == Path("runs/teachers")
 
 
 def test_what_a_process_killed_at_its_start_leaves_is_no_obstacle(tmp_path):
