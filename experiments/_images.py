@@ -154,5 +154,6 @@ class Images:
             f"{self.task.name}: {self.task.splits}",
         )
         seeds = len(self.config.seed_list)
-        title = f"{question}; test split, mean ± std over {seeds} seeds"
+        over = f"mean ± std over {seeds} seeds" if seeds > 1 else "1 seed"
+        title = f"{question}; test split, {over}"
         return report.Result(title, rows, [gain], notes)
