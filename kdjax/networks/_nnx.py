@@ -68,17 +68,7 @@ def from_nnx(
         values = {path: _look_up(variables, names) for path, names in places.items()}
         values.update(_random_state(streams, rngs))
         private: Any = nnx.merge(graph, nnx.from_flat_state(values))
-        (private.train if train else private.eval)()
-        for path, submodule in list(nnx.iter_modules(private)):
-            if keep and callable(submodule) and keep("/".join(map(str, path))):
-                object.__setattr__(submodule, "__class__", _sowing(type(submodule)))
-
-        def call(private: Any) -> Any:
-            return private(inputs, **mode(type(private).__call__, train))
-
-        # Captured even if nothing is kept: sowing outside of a capture is deprecated.
-        returned, sown = nnx.capture(call, nnx.Intermediate)(private)
-        held = dict(named(nnx.to_pure_dict(sown))) if keep else {}
+        returned, held = _call(private, inputs, train, keep)
         if not train:
             return returned, held, variables
         updated = _gather(nnx.state(private), places)
@@ -86,6 +76,23 @@ def from_nnx(
         return returned, held, {**variables, **updated}
 
     return network("from_nnx", init, forward, capture)
+
+
+def _call(
+    private: Any, inputs: Any, train: bool, keep: Keep
+) -> tuple[Any, dict[str, Any]]:
+    """Run a private copy of the model; return what it says and what is to be kept."""
+    (private.train if train else private.eval)()
+    for path, submodule in list(nnx.iter_modules(private)):
+        if keep and callable(submodule) and keep("/".join(map(str, path))):
+            object.__setattr__(submodule, "__class__", _sowing(type(submodule)))
+
+    def call(private: Any) -> Any:
+        return private(inputs, **mode(type(private).__call__, train))
+
+    # Captured even if nothing is kept: sowing outside of a capture is deprecated.
+    returned, sown = nnx.capture(call, nnx.Intermediate)(private)
+    return returned, dict(named(nnx.to_pure_dict(sown))) if keep else {}
 
 
 def _places(state: Any) -> tuple[dict[_Path, _Path], _Streams]:

@@ -46,12 +46,7 @@ def make_eval(
         measured = measure(outputs, teacher, batch)
         rows = len(jax.tree.leaves(measured)[0])
         mask = batch.get("mask", jnp.ones(rows, bool))
-
-        def total(values: Any) -> Any:
-            keep = mask.reshape(mask.shape + (1,) * (values.ndim - 1))
-            return jnp.where(keep, values, 0).sum(0)
-
-        return jax.tree.map(total, measured), mask.sum()
+        return jax.tree.map(lambda values: _total(values, mask), measured), mask.sum()
 
     def evaluate(
         variables: Variables, batches: Iterable[Batch], teacher_variables: Any = None
@@ -69,3 +64,9 @@ def make_eval(
         }
 
     return evaluate
+
+
+def _total(values: Any, mask: Any) -> Any:
+    """Sum the rows that the mask keeps; what it drops may be NaN."""
+    keep = mask.reshape(mask.shape + (1,) * (values.ndim - 1))
+    return jnp.where(keep, values, 0).sum(0)
