@@ -142,7 +142,8 @@ class Fit:
         run, total = self.run, self.recipe.steps
         found = checkpoints.restore(state, say=run.say)
         state, done = (found.state, found.step) if found else (state, 0)
-        run.log.rewind(name, done)
+        if done < total:
+            run.log.rewind(name, done)
         run.advance(done, name)
         saved = time.monotonic()
         steps = train.run(

@@ -1,7 +1,6 @@
 """Noticing what was damaged on disk, without a word from orbax's threads."""
 
 import contextlib
-import gc
 import json
 import logging
 import sys
@@ -22,7 +21,6 @@ def quiet() -> Iterator[None]:
         logger.addFilter(_drop)
     try:
         yield
-        gc.collect()  # coroutines that failed complain when they are collected
     finally:
         sys.unraisablehook = hook
         for logger in loggers:
