@@ -68,7 +68,6 @@ class Fit:
       objective: what they are trained on.
       recipe: how.
       teacher: `(network, variables)`, or None.
-      examples: what they are trained on, instead of the whole train split.
     """
 
     def __init__(
@@ -79,13 +78,11 @@ class Fit:
         objective: Objective,
         recipe: Recipe,
         teacher: tuple[Network, Variables] | None = None,
-        examples: dict[str, np.ndarray] | None = None,
     ) -> None:
         """Compile nothing yet."""
         self.run, self.task, self.recipe = run, task, recipe
         self.network = model.build(task.num_classes)
         self.example = jnp.zeros((1, *task.train["image"].shape[1:]))
-        self._examples = task.train if examples is None else examples
         teach, self._teacher = teacher or (None, None)
         teach_apply = teach.apply if teach else None
         self._calls = _largest_divisor(recipe.steps, model.steps_per_call)
@@ -176,7 +173,7 @@ class Fit:
     def _chunks(self, seed: int, start: int) -> Any:
         augmentations = [_AUGMENTATIONS[name] for name in self.recipe.augment]
         batches = data.Batches(
-            self._examples,
+            self.task.train,
             self.recipe.batch_size,
             seed=seed,
             transform=data.pipeline(self.task, *augmentations),
