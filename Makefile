@@ -16,7 +16,7 @@ demo: $(VENV)/.installed-experiments
 	@$(BIN)/python -m experiments.response
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

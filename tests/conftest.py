@@ -36,3 +36,12 @@ def small_disk(tmp_path):
         pytest.skip("needs the right to mount a small file system")
     yield place
     subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tell xdist what to keep in one process: a loss's laws, else a file's tests."""
+    for item in items:
+        law = getattr(item, "callspec", None) and item.callspec.params.get("law")
+        group = item.nodeid.split("::")[0] if law is None else f"laws-{law.name}"
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -13,25 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax import checks
-
-Scalar = float | int | Float[Array, ""]
-"""A hyper-parameter: a Python number, or a traced one in a sweep."""
+from kdjax.losses._arrays import Scalar, scalar, upcast
 
 FLOOR = -1e30
 """Stands for log 0. Products with it stay finite in float32."""
-
-
-def upcast(*arrays: Array) -> list[Array]:
-    """Bring arrays to one dtype: float64 if one of them has it, else float32."""
-    double = any(array.dtype == jnp.float64 for array in arrays)
-    dtype = jnp.float64 if double else jnp.float32
-    return [array.astype(dtype) for array in arrays]
-
-
-def scalar(function: str, name: str, value: Scalar, like: Array) -> Array:
-    """Check that a hyper-parameter is a scalar and give it the dtype of `like`."""
-    checks.scalar(function, **{name: value})
-    return jnp.asarray(value, dtype=like.dtype)
 
 
 class LogSoftmax(NamedTuple):

@@ -1,11 +1,17 @@
 """Run all laws of one loss together: compiled programs are most of the time."""
 
+import pytest
 
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    def law_of(item):
+        return getattr(item, "callspec", None) and item.callspec.params.get("law")
+
+    names = list(dict.fromkeys(law_of(i).name for i in items if law_of(i) is not None))
+
     def first_seen(item):
-        law = getattr(item, "callspec", None) and item.callspec.params.get("law")
+        law = law_of(item)
         return names.index(law.name) if law is not None else len(names)
 
-    laws = [i.callspec.params.get("law") for i in items if hasattr(i, "callspec")]
-    names = list(dict.fromkeys(law.name for law in laws if law is not None))
     items.sort(key=first_seen)

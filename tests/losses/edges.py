@@ -13,6 +13,13 @@ def _onehot(rng, shape):
     return hot
 
 
+def _some(array, value):
+    """Change every other row."""
+    changed = array.copy()
+    changed[::2] = value
+    return changed
+
+
 EDGES = {
     "large": lambda rng, a: _spread(rng, a.shape, 1e4),
     "onehot": lambda rng, a: _onehot(rng, a.shape) if a.ndim > 1 else a,
@@ -20,5 +27,9 @@ EDGES = {
     "constant": lambda rng, a: np.full_like(a, 3.7),
     "tiny": lambda rng, a: np.float32(1e-30) * a,
     "huge": lambda rng, a: _spread(rng, a.shape, 3e38),
+    "zero_rows": lambda rng, a: _some(a, 0.0),
+    "twin_rows": lambda rng, a: _some(a, a[0]),
+    "same_rows": lambda rng, a: np.broadcast_to(a[:1], a.shape).copy(),
+    "zero_channels": lambda rng, a: _some(a.T, 0.0).T,
     "minus_inf": lambda rng, a: np.where(rng.random(a.shape) < 0.6, -np.inf, a),
 }

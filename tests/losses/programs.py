@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import losses
-
 
 def weights(shape):
     """Unequal weights of the values, so that no gradient can hide in a sum."""
@@ -19,11 +17,10 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 
 @functools.cache
-def _program(name, floats, static, quick):
-    """Return `(args, hyper, extra) -> (values, gradients)`, jitted."""
-    fn = getattr(losses, name)
+def _program(fn, floats, static, quick):
+    """Return `(args, hyper, extra, cotangent) -> (values, gradients)`, jitted."""
 
-    def evaluate(args, hyper, extra):
+    def evaluate(args, hyper, extra, cotangent):
         def call(moving, hyper):
             moved = list(args)
             for position, array in zip(floats, moving, strict=True):
@@ -32,7 +29,8 @@ def _program(name, floats, static, quick):
 
         moving = [args[position] for position in floats]
         values, pull = jax.vjp(call, moving, hyper)
-        by_args, by_hyper = pull(jnp.asarray(weights(values.shape), values.dtype))
+        chosen = weights(values.shape) if cotangent is None else cotangent
+        by_args, by_hyper = pull(jnp.asarray(chosen, values.dtype))
         return values, by_args, by_hyper
 
     return jax.jit(evaluate, compiler_options=QUICK if quick else None)
@@ -43,13 +41,13 @@ def traced(law, dtype=None):
     return {k: jnp.asarray(v, dtype or jnp.float32) for k, v in law.hyper.items()}
 
 
-def evaluate(law, args, hyper=None, quick=False, **extra):
+def evaluate(law, args, hyper=None, quick=False, cotangent=None, **extra):
     """Return values, gradients by the float arrays and by the hyper-parameters.
 
-    The gradients are those of the values' sum under `weights`.
+    The gradients are those of the values' sum under `cotangent`, or `weights`.
     """
-    program = _program(law.name, law.floats, tuple(law.static.items()), quick)
-    values, by_args, by_hyper = program(args, hyper or traced(law), extra)
+    program = _program(law.fn, law.floats, tuple(law.static.items()), quick)
+    values, by_args, by_hyper = program(args, hyper or traced(law), extra, cotangent)
     return np.asarray(values), [np.asarray(g) for g in by_args], by_hyper
 
 

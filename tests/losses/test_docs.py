@@ -14,8 +14,9 @@ import pytest
 
 from kdjax import losses
 from kdjax.losses import response
+from tests.losses.law import one_per_program
 from tests.losses.programs import traced
-from tests.losses.table import LAWS, NOT_LOSSES, one_per_program
+from tests.losses.table import LAWS, NOT_LOSSES
 
 PUBLIC = sorted(losses.__all__)
 SECTIONS = ("\nArgs:\n", "\nReturns:\n", "\nRaises:\n", "\n>>> ", ".mean()", "https://")
@@ -74,7 +75,7 @@ def test_annotations_are_true(law):
     if len(args) > 1:
         with pytest.raises(jaxtyping.TypeCheckError):
             fn(args[0], args[1][:-1], *args[2:], **law.hyper)
-    if law.takes_where:
+    if law.masks == "classes":
         where = jnp.ones(args[0].shape, bool)
         fn(*args, **law.hyper, where=where)
         with pytest.raises(jaxtyping.TypeCheckError):

@@ -4,13 +4,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax import checks
+from kdjax.losses._arrays import Scalar, scalar
 from kdjax.losses._softmax import (
-    Scalar,
     cross_entropy,
     kl,
     kl_to_mixture,
     log_ratio,
-    scalar,
     tempered_pair,
 )
 

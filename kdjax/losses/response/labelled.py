@@ -5,16 +5,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kdjax import checks
+from kdjax.losses._arrays import Scalar, scalar, upcast
 from kdjax.losses._softmax import (
     LogSoftmax,
-    Scalar,
     cross_entropy,
     kl,
     log_ratio,
     log_softmax,
-    scalar,
     tempered_pair,
-    upcast,
 )
 
 

@@ -4,13 +4,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kdjax import checks
-from kdjax.losses._softmax import Scalar, scalar, tempered_pair, upcast
-
-
-def _squared_difference(a: Array, b: Array) -> Array:
-    """Return `(a − b)²`, saturated (above 1e16 in float32) instead of infinite."""
-    most = float(jnp.finfo(a.dtype).max) ** 0.5 * 1e-3  # room to sum a million of them
-    return jnp.square(jnp.clip(a - b, -most, most))
+from kdjax.losses._arrays import Scalar, scalar, squared_difference, upcast
+from kdjax.losses._softmax import tempered_pair
 
 
 def _per_example(function: str, **arrays: Array) -> list[Array]:
@@ -51,7 +46,7 @@ def logit_mse(
     """
     student, teacher = jnp.asarray(student_logits), jnp.asarray(teacher_logits)
     checks.logits("logit_mse", student_logits=student, teacher_logits=teacher)
-    return _squared_difference(*upcast(student, teacher)).mean(axis=-1)
+    return squared_difference(*upcast(student, teacher)).mean(axis=-1)
 
 
 def probability_mse(
@@ -127,8 +122,8 @@ def bounded_regression(
         targets=jnp.asarray(targets),
     )
     margin = scalar(name, "margin", margin, like=student)
-    error = _squared_difference(student, targets).sum(axis=-1)
-    bound = _squared_difference(teacher, targets).sum(axis=-1) - margin
+    error = squared_difference(student, targets).sum(axis=-1)
+    bound = squared_difference(teacher, targets).sum(axis=-1) - margin
     return jnp.where(error > bound, error, 0.0)
 
 
@@ -158,4 +153,4 @@ def regression_mse(
     student, teacher = _per_example(
         "regression_mse", student=jnp.asarray(student), teacher=jnp.asarray(teacher)
     )
-    return _squared_difference(student, teacher).mean(axis=-1)
+    return squared_difference(student, teacher).mean(axis=-1)

@@ -5,15 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kdjax import checks
-from kdjax.losses._softmax import (
-    FLOOR,
-    Scalar,
-    kl,
-    log_ratio,
-    log_softmax,
-    scalar,
-    upcast,
-)
+from kdjax.losses._arrays import Scalar, scalar, upcast
+from kdjax.losses._softmax import FLOOR, kl, log_ratio, log_softmax
 
 
 def standardize_logits(

@@ -1,0 +1,68 @@
+"""What losses of all families share: dtypes, arithmetic that is finite everywhere."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kdjax import checks
+
+Scalar = float | int | Float[Array, ""]
+"""A hyper-parameter: a Python number, or a traced one in a sweep."""
+
+Axis = int | Sequence[int]
+
+
+def upcast(*arrays: Array) -> list[Array]:
+    """Bring arrays to one dtype: float64 if one of them has it, else float32."""
+    double = any(array.dtype == jnp.float64 for array in arrays)
+    dtype = jnp.float64 if double else jnp.float32
+    return [array.astype(dtype) for array in arrays]
+
+
+def scalar(function: str, name: str, value: Scalar, like: Array) -> Array:
+    """Check that a hyper-parameter is a scalar and give it the dtype of `like`."""
+    checks.scalar(function, **{name: value})
+    return jnp.asarray(value, dtype=like.dtype)
+
+
+def saturated(array: Array) -> Array:
+    """Clip (above 1e16 in float32) so that a million squares have a finite sum."""
+    most = float(jnp.finfo(array.dtype).max) ** 0.5 * 1e-3
+    return jnp.clip(array, -most, most)
+
+
+def squared_difference(a: Array, b: Array) -> Array:
+    """Return `(a − b)²`, saturated instead of infinite."""
+    return jnp.square(saturated(a - b))
+
+
+def smooth_l1(difference: Array) -> Array:
+    """Return `½ d²` where `|d| < 1`, and `|d| − ½` beyond."""
+    size = jnp.abs(difference)
+    near = jnp.minimum(size, 1.0)
+    return near * (size - 0.5 * near)
+
+
+def rescaled(array: Array, axis: Axis) -> tuple[Array, Array]:
+    """Divide by the largest size along `axis`, which counts as a constant.
+
+    For functions that do not depend on the scale: their value and gradient stay the
+    same, and neither squares nor their sums overflow or vanish.
+
+    Returns:
+      The rescaled array, and where it is not (nearly) zero, reduced along `axis` with
+      its dimensions kept. Where it is zero, so is its gradient.
+    """
+    peak = jax.lax.stop_gradient(jnp.abs(array).max(axis=axis, keepdims=True))
+    info = jnp.finfo(array.dtype)
+    alive = peak > float(info.tiny) / float(info.eps)  # 1/peak has room to be scaled
+    return jnp.where(alive, array, 0.0) / jnp.where(alive, peak, 1.0), alive
+
+
+def l2_normalize(array: Array, axis: Axis) -> Array:
+    """Divide by the l2 norm along `axis`; zero stays zero, with zero gradient."""
+    unit, alive = rescaled(array, axis)
+    square = jnp.square(unit).sum(axis=axis, keepdims=True)
+    return unit / jnp.sqrt(jnp.where(alive, square, 1.0))

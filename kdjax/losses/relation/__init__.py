@@ -1,0 +1,3 @@
+"""Matching structure between the examples of a batch."""
+
+__all__: list[str] = []

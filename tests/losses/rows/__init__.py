@@ -1,0 +1,1 @@
+"""The table of laws: a list `ROWS` for each file of losses."""

@@ -1,0 +1,64 @@
+"""Masking is dropping: of classes, and of examples."""
+
+import numpy as np
+import pytest
+
+from tests.losses.law import BATCH, Law
+from tests.losses.programs import assert_close, evaluate, weights
+from tests.losses.table import LAWS, having, replace
+
+JUNK = pytest.mark.parametrize("junk", [0.0, 3e4, -np.inf, np.nan])
+
+
+@having(LAWS, "masks", "classes")
+@JUNK
+def test_masking_is_dropping(law: Law, junk):
+    args = law.draw(seed=8)
+    keep = np.array([True, False, True, True, False])
+    dropped = replace(args, law.floats, lambda a: np.ascontiguousarray(a[:, keep]))
+    spoiled = replace(args, law.floats, lambda a: np.where(keep, a, np.float32(junk)))
+    values, gradients, _ = evaluate(law, dropped, quick=True)
+    where = np.broadcast_to(keep, spoiled[0].shape)
+    masked, masked_gradients, _ = evaluate(law, spoiled, where=where)
+    np.testing.assert_allclose(masked, values, rtol=1e-5, atol=1e-6)
+    for gradient, full in zip(gradients, masked_gradients, strict=True):
+        assert_close(full[:, keep], gradient, rtol=1e-5)
+        assert np.all(full[:, ~keep] == 0)
+
+
+@having(LAWS, "masks", "classes")
+def test_everything_masked_is_nothing(law: Law):
+    where = np.ones((BATCH, law.draw()[0].shape[-1]), bool)
+    where[1] = False
+    values, gradients, _ = evaluate(law, law.draw(), where=where)
+    unmasked, _, _ = evaluate(law, law.draw())
+    assert values[1] == 0
+    assert all(np.all(gradient[1] == 0) for gradient in gradients)
+    rest = np.arange(BATCH) != 1
+    np.testing.assert_allclose(values[rest], unmasked[rest], rtol=1e-5, atol=1e-6)
+
+
+@having(LAWS, "masks", "examples")
+@JUNK
+def test_masking_examples_is_dropping_them(law: Law, junk):
+    args = law.draw(seed=15)
+    keep = np.array([True, False, True, True, False, True, True, False])
+    dropped = tuple(a[keep] for a in args)
+    spoiled = tuple(a.copy() for a in args)
+    for position in law.floats:
+        spoiled[position][~keep] = junk
+    values, gradients, _ = evaluate(law, dropped, quick=True)
+    cotangent = weights(values.shape)
+    if law.values == "examples":
+        cotangent = np.ones(BATCH, np.float32)  # no weight brings a masked row back
+        cotangent[keep] = weights(values.shape)
+    masked, masked_gradients, _ = evaluate(
+        law, spoiled, where=keep, cotangent=cotangent
+    )
+    if law.values == "examples":
+        assert np.all(masked[~keep] == 0)
+        masked = masked[keep]
+    np.testing.assert_allclose(masked, values, rtol=1e-5, atol=1e-6)
+    for gradient, full in zip(gradients, masked_gradients, strict=True):
+        assert_close(full[keep], gradient, rtol=1e-5)
+        assert np.all(full[~keep] == 0)
