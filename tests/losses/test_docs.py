@@ -51,7 +51,9 @@ def test_docstring_has_all_sections(name):
 def test_example_runs(name):
     fn = getattr(losses, name)
     scope = vars(sys.modules[fn.__module__])
-    [example] = doctest.DocTestFinder(recurse=False).find(fn, name, globs=dict(scope))
+    [example] = doctest.DocTestFinder(recurse=False).find(
+        fn, name, globs={**scope, "jnp": jnp}
+    )
     result = doctest.DocTestRunner().run(example)
     assert result.attempted > 0
     assert result.failed == 0

@@ -1,10 +1,7 @@
 """Matching what networks say: logits, class probabilities, predicted numbers."""
 
 from kdjax.losses.response.divergence import (
-    jensen_shannon,
     reverse_kl,
-    skew_kl,
-    skew_reverse_kl,
     soft_target_cross_entropy,
     soft_target_kl,
     total_variation,
@@ -13,6 +10,11 @@ from kdjax.losses.response.labelled import (
     decoupled_kl,
     normalized_kd,
     weighted_soft_labels,
+)
+from kdjax.losses.response.mixtures import (
+    jensen_shannon,
+    skew_kl,
+    skew_reverse_kl,
 )
 from kdjax.losses.response.regression import (
     bounded_regression,

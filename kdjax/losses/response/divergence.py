@@ -3,12 +3,10 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kdjax import checks
-from kdjax.losses._arrays import Scalar, scalar
+from kdjax.losses._arrays import Scalar
 from kdjax.losses._softmax import (
     cross_entropy,
     kl,
-    kl_to_mixture,
     log_ratio,
     tempered_pair,
 )
@@ -25,6 +23,10 @@ def soft_target_kl(
 
     `T² Σ_c p (log p − log q)` with `p = softmax(teacher_logits / T)` and
     `q = softmax(student_logits / T)`; T² keeps the gradient's size when T changes.
+
+    Use when student and teacher share their classes: the default, and the hardest to
+    beat.
+    Published weight: 0.9 beside 0.1 for the labels, at T = 4.
 
     Args:
       student_logits: `[..., classes]`, any leading axes.
@@ -63,6 +65,10 @@ def soft_target_cross_entropy(
     `q = softmax(student_logits / T)`: `soft_target_kl` plus T² times the teacher's
     entropy, hence with the same gradient in the student.
 
+    Use when the value has to be a cross-entropy; its gradient in the student is that of
+    `soft_target_kl`.
+    Published weight: 0.9 beside 0.1 for the labels, at T = 4.
+
     Args:
       student_logits: `[..., classes]`, any leading axes.
       teacher_logits: `[..., classes]`, the same shape.
@@ -98,6 +104,10 @@ def reverse_kl(
     `T² Σ_c q (log q − log p)` with `p = softmax(teacher_logits / T)` and
     `q = softmax(student_logits / T)`.
 
+    Use when the student is too small to cover all that the teacher says and should be
+    right where it speaks (language models).
+    Published weight: 1.
+
     Args:
       student_logits: `[..., classes]`, any leading axes.
       teacher_logits: `[..., classes]`, the same shape.
@@ -122,127 +132,6 @@ def reverse_kl(
     return temperature**2 * kl(student.probs, teacher.probs, ratio)
 
 
-def jensen_shannon(
-    student_logits: Float[Array, "*batch classes"],
-    teacher_logits: Float[Array, "*batch classes"],
-    *,
-    beta: Scalar = 0.5,
-    temperature: Scalar = 1.0,
-    where: Bool[Array, "..."] | None = None,
-) -> Float[Array, "*batch"]:
-    """Return the generalised Jensen–Shannon divergence of teacher and student.
-
-    `T² [β KL(p ‖ m) + (1 − β) KL(q ‖ m)]`, `m = βp + (1 − β)q`, with
-    `p = softmax(teacher_logits / T)` and `q = softmax(student_logits / T)`. It is 0 at
-    β = 0 and β = 1 and continuous there; divided by β (or 1 − β) it tends to the
-    forward (or reverse) KL.
-
-    Args:
-      student_logits: `[..., classes]`, any leading axes.
-      teacher_logits: `[..., classes]`, the same shape.
-      beta: the teacher's weight β in [0, 1].
-      temperature: `T > 0`.
-      where: booleans that broadcast to the logits; False masks a class.
-
-    Returns:
-      `[...]`, one value per example; `.mean()` is the published loss.
-
-    Raises:
-      ValueError: if a shape, dtype or plain hyper-parameter is not as above.
-
-    >>> jensen_shannon(jnp.array([[99.0, 0.0]]), jnp.array([[0.0, 99.0]])).round(4)
-    Array([0.6931], dtype=float32)
-
-    Agarwal et al., GKD, 2023: https://arxiv.org/abs/2306.13649
-    """
-    student, teacher, temperature = tempered_pair(
-        "jensen_shannon", student_logits, teacher_logits, temperature, where
-    )
-    checks.fraction("jensen_shannon", beta=beta)
-    beta = scalar("jensen_shannon", "beta", beta, like=temperature)
-    from_teacher = kl_to_mixture(teacher, student, beta)
-    from_student = kl_to_mixture(student, teacher, 1.0 - beta)
-    return temperature**2 * (beta * from_teacher + (1.0 - beta) * from_student)
-
-
-def skew_kl(
-    student_logits: Float[Array, "*batch classes"],
-    teacher_logits: Float[Array, "*batch classes"],
-    *,
-    skew: Scalar = 0.1,
-    temperature: Scalar = 1.0,
-    where: Bool[Array, "..."] | None = None,
-) -> Float[Array, "*batch"]:
-    """Return the KL from the teacher to a mixture of teacher and student.
-
-    `T² KL(p ‖ λp + (1 − λ)q)` with `p = softmax(teacher_logits / T)` and
-    `q = softmax(student_logits / T)`; λ = 0 is `soft_target_kl`.
-
-    Args:
-      student_logits: `[..., classes]`, any leading axes.
-      teacher_logits: `[..., classes]`, the same shape.
-      skew: the teacher's share λ in [0, 1] of the mixture.
-      temperature: `T > 0`.
-      where: booleans that broadcast to the logits; False masks a class.
-
-    Returns:
-      `[...]`, one value per example; `.mean()` is the published loss.
-
-    Raises:
-      ValueError: if a shape, dtype or plain hyper-parameter is not as above.
-
-    >>> skew_kl(jnp.array([[99.0, 0.0]]), jnp.array([[0.0, 99.0]])).round(4)
-    Array([2.3026], dtype=float32)
-
-    Ko et al., DistiLLM, 2024: https://arxiv.org/abs/2402.03898
-    """
-    student, teacher, temperature = tempered_pair(
-        "skew_kl", student_logits, teacher_logits, temperature, where
-    )
-    checks.fraction("skew_kl", skew=skew)
-    skew = scalar("skew_kl", "skew", skew, like=temperature)
-    return temperature**2 * kl_to_mixture(teacher, student, skew)
-
-
-def skew_reverse_kl(
-    student_logits: Float[Array, "*batch classes"],
-    teacher_logits: Float[Array, "*batch classes"],
-    *,
-    skew: Scalar = 0.1,
-    temperature: Scalar = 1.0,
-    where: Bool[Array, "..."] | None = None,
-) -> Float[Array, "*batch"]:
-    """Return the KL from the student to a mixture of student and teacher.
-
-    `T² KL(q ‖ (1 − λ)p + λq)` with `p = softmax(teacher_logits / T)` and
-    `q = softmax(student_logits / T)`; λ = 0 is `reverse_kl`.
-
-    Args:
-      student_logits: `[..., classes]`, any leading axes.
-      teacher_logits: `[..., classes]`, the same shape.
-      skew: the student's share λ in [0, 1] of the mixture.
-      temperature: `T > 0`.
-      where: booleans that broadcast to the logits; False masks a class.
-
-    Returns:
-      `[...]`, one value per example; `.mean()` is the published loss.
-
-    Raises:
-      ValueError: if a shape, dtype or plain hyper-parameter is not as above.
-
-    >>> skew_reverse_kl(jnp.array([[99.0, 0.0]]), jnp.array([[0.0, 99.0]])).round(4)
-    Array([2.3026], dtype=float32)
-
-    Ko et al., DistiLLM, 2024: https://arxiv.org/abs/2402.03898
-    """
-    student, teacher, temperature = tempered_pair(
-        "skew_reverse_kl", student_logits, teacher_logits, temperature, where
-    )
-    checks.fraction("skew_reverse_kl", skew=skew)
-    skew = scalar("skew_reverse_kl", "skew", skew, like=temperature)
-    return temperature**2 * kl_to_mixture(student, teacher, skew)
-
-
 def total_variation(
     student_logits: Float[Array, "*batch classes"],
     teacher_logits: Float[Array, "*batch classes"],
@@ -254,6 +143,9 @@ def total_variation(
 
     `½ Σ_c |p − q|` with `p = softmax(teacher_logits / T)` and
     `q = softmax(student_logits / T)`.
+
+    Use when single outliers must not rule the loss: it is bounded and symmetric.
+    Published weight: 1.
 
     Args:
       student_logits: `[..., classes]`, any leading axes.

@@ -18,6 +18,10 @@ def standardize_logits(
     to both sides of a loss it frees the student from matching the teacher's scale. A
     constant row maps to 0, with zero gradient.
 
+    Use when student and teacher differ much in capacity, and so in the scale of their
+    logits.
+    Published weight: the loss that it is given to weighs 9, at T = 2.
+
     Args:
       logits: `[..., classes]`, any leading axes.
 
@@ -64,6 +68,9 @@ def progressive_targets(
     `(1 − a)·onehot(y) + a·softmax(z)` with z the logits of an earlier state of the
     same network, to be given to `optax.softmax_cross_entropy`.
 
+    Use when there is no teacher but the student's own past.
+    Published weight: the amount grows linearly to 0.8 at the last epoch.
+
     Args:
       past_logits: `[..., classes]`, z.
       labels: `[...]`, integer class numbers y.
@@ -101,6 +108,9 @@ def virtual_teacher(
 
     `log p` with `p_y = correct` and the rest shared equally by the other classes. A
     probability of 0 is given the logit −1e30.
+
+    Use when there is no teacher at all.
+    Published weight: 0.1 of the labels', at T = 20.
 
     Args:
       labels: `[...]`, integer class numbers y.
@@ -143,6 +153,9 @@ def transformed_teacher_matching(
     `KL(p1^γ / U ‖ q1)`, `U = Σ_c p1^γ`, with `p1 = softmax(teacher_logits)` and
     `q1 = softmax(student_logits)`; `weighted` multiplies by U, which is large where
     the teacher is smooth. The least value 0 is at `q1 = p1^γ / U`.
+
+    Use when tempering the student too costs accuracy: only the teacher is smoothed.
+    Published weight: 1 beside 1 for the labels.
 
     Args:
       student_logits: `[..., classes]`, any leading axes.
