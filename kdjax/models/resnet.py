@@ -30,7 +30,8 @@ class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut.
 
     Where channels or resolution change, the shortcut is a 1x1 convolution (option B of
-    He et al. 2015, https://arxiv.org/abs/1512.03385).
+    He et al. 2015, https://arxiv.org/abs/1512.03385). The ReLU after the sum is the
+    caller's, because some losses match what stands before it.
 
     Args:
       channels: number of output channels.
@@ -42,7 +43,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Array, train: bool = False) -> Array:
-        """Map `[batch, height, width, any]` to `[batch, ..., channels]`, after ReLU."""
+        """Map `[batch, height, width, any]` to `[batch, ..., channels]`."""
         norm = functools.partial(
             nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5
         )
@@ -54,7 +55,7 @@ class BasicBlock(nn.Module):
         if shortcut.shape != x.shape:
             shortcut = _conv(self.channels, 1, self.stride, "shortcut")(shortcut)
             shortcut = norm(name="shortcut_norm")(shortcut)
-        return nn.relu(x + shortcut)
+        return x + shortcut
 
 
 class ResNet(nn.Module):
@@ -72,8 +73,8 @@ class ResNet(nn.Module):
     Call:
       `[batch, height, width, channels]` floating inputs and `train` give logits
       `[batch, classes]` and the features `stem`, `stage1`, `stage2`, `stage3` (maps
-      after the ReLU, the last two at a half and a quarter of the resolution) and
-      `pooled` `[batch, 64 * width]`.
+      after the ReLU, the last two at a half and a quarter of the resolution),
+      `stage1_preact`, ... (before it) and `pooled` `[batch, 64 * width]`.
 
     Raises:
       ValueError: if the depth is not one of those, a size is not positive, or the
@@ -125,7 +126,9 @@ class ResNet(nn.Module):
             for number in range((self.depth - 2) // 6):
                 stride = 2 if stage > 1 and number == 0 else 1
                 block = BasicBlock(channels, stride, name=f"stage{stage}_block{number}")
-                x = block(x, train)
+                before = block(x, train)
+                x = nn.relu(before)
+            features[f"stage{stage}_preact"] = before
             features[f"stage{stage}"] = x
         features["pooled"] = x = x.mean(axis=(1, 2))
         return Outputs(nn.Dense(self.classes, name="head")(x), features)

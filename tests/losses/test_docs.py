@@ -12,22 +12,28 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from docs import generate
 from kdjax import losses
-from kdjax.losses import response
 from tests.losses.law import one_per_program
 from tests.losses.programs import traced
 from tests.losses.table import LAWS, NOT_LOSSES
 
+FAMILIES = [module for _, module in generate.families()]
 PUBLIC = sorted(losses.__all__)
 SECTIONS = ("\nArgs:\n", "\nReturns:\n", "\nRaises:\n", "\n>>> ", ".mean()", "https://")
+SAID = ("Use when ", "Published weight: ")  # what docs/losses.md is made of
 
 
 def test_all_is_explicit_and_complete():
-    assert sorted(set(losses.__all__)) == PUBLIC
-    assert set(response.__all__) <= set(losses.__all__)
-    for module in (losses, response):
-        functions = {n for n, f in vars(module).items() if inspect.isfunction(f)}
-        assert functions == set(module.__all__)
+    listed = [name for module in FAMILIES for name in module.__all__]
+    assert sorted(listed) == sorted(set(listed)) == PUBLIC
+    for module in (losses, *FAMILIES):
+        functions = {
+            n for n, f in vars(module).items() if inspect.isfunction(f) and n[0] != "_"
+        }
+        if hasattr(module, "__path__"):  # a package holds nothing but what it exports
+            assert functions == set(module.__all__)
+        assert functions >= set(module.__all__)
 
 
 def test_every_public_name_has_a_row():
@@ -42,9 +48,18 @@ def test_docstring_has_all_sections(name):
     assert text.splitlines()[0].endswith(".")
     for section in SECTIONS:
         assert section in text, section
+    for start in SAID:
+        assert f"\n{start}" in text, start
     arguments = inspect.signature(fn).parameters
     for argument in arguments:
         assert f"\n  {argument}: " in text, argument
+
+
+def test_the_page_of_all_losses_is_fresh():
+    stale = "docs/losses.md is stale: python -m docs.generate"
+    assert generate.PAGE.read_text() == generate.page(), stale
+    for name in PUBLIC:
+        assert f"| **`{name}`** " in generate.page()
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -61,7 +76,11 @@ def test_example_runs(name):
 
 @pytest.mark.parametrize("law", one_per_program(LAWS), ids=str)
 def test_annotations_are_true(law):
-    checked = jaxtyping.jaxtyped(law.fn, typechecker=beartype.beartype)
+    checked = jaxtyping.jaxtyped(
+        getattr(losses, law.name), typechecker=beartype.beartype
+    )
+    if law.adapt is not None:
+        checked = law.adapt(checked)
 
     def fn(*args, where=None, **hyper):  # types are checked without computing
         extra = {} if where is None else {"where": where}

@@ -36,11 +36,15 @@ def test_shapes_of_logits_and_features(side, channels, width):
     model = models.ResNet(classes=10, depth=14, width=width)
     outputs, _ = shapes(model, jnp.ones((2, side, side, channels)))
     assert outputs.logits.shape == (2, 10)
-    assert {name: value.shape for name, value in outputs.features.items()} == {
-        "stem": (2, side, side, max(16, 8 * width)),
+    stages = {
         "stage1": (2, side, side, 16 * width),
         "stage2": (2, side // 2, side // 2, 32 * width),
         "stage3": (2, side // 4, side // 4, 64 * width),
+    }
+    assert {name: value.shape for name, value in outputs.features.items()} == {
+        "stem": (2, side, side, max(16, 8 * width)),
+        **stages,
+        **{f"{name}_preact": shape for name, shape in stages.items()},
         "pooled": (2, 64 * width),
     }
 
@@ -134,8 +138,11 @@ def test_training_mode_equals_a_numpy_reference():
     stem = updated["batch_stats"]["stem_norm"]
     np.testing.assert_allclose(stem["mean"], 0.1 * mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(stem["var"], 0.9 + 0.1 * var, rtol=1e-4)
-    for name in ("stem", "stage1", "stage2", "stage3"):
-        assert outputs.features[name].min() == 0  # after the ReLU
+    assert outputs.features["stem"].min() == 0
+    for name in ("stage1", "stage2", "stage3"):
+        before, after = outputs.features[f"{name}_preact"], outputs.features[name]
+        assert before.min() < 0
+        np.testing.assert_array_equal(after, np.maximum(before, 0))
 
     kernel = np.asarray(variables["params"]["stage3_block0"]["conv1"]["kernel"])
     expected = np.sqrt(2 / (3 * 3 * 64))  # He-normal over the fan out
