@@ -2,7 +2,11 @@
 
 from kdjax.report.log import MetricLog
 from kdjax.report.manifest import about_this_process, write_json
-from kdjax.report.plots import plot_accuracy_against_size, plot_curves
+from kdjax.report.plots import (
+    plot_accuracy_against_size,
+    plot_comparison,
+    plot_curves,
+)
 from kdjax.report.results import Gain, Result, Row, paired_gain
 
 __all__ = [
@@ -13,6 +17,7 @@ __all__ = [
     "about_this_process",
     "paired_gain",
     "plot_accuracy_against_size",
+    "plot_comparison",
     "plot_curves",
     "write_json",
 ]

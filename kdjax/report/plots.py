@@ -10,10 +10,10 @@ import numpy as np
 from kdjax.report.results import Result
 
 
-def _figure(title: str, x: str, y: str) -> Any:
+def _figure(title: str, x: str, y: str, height: float = 4.3) -> Any:
     from matplotlib.figure import Figure  # no global state, no display needed
 
-    figure = Figure(figsize=(7, 4.3), dpi=120, layout="constrained")
+    figure = Figure(figsize=(7, height), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.spines[["top", "right"]].set_visible(False)
@@ -73,4 +73,30 @@ def plot_accuracy_against_size(path: str | Path, result: Result) -> None:
     axes.set_xscale("log")
     axes.margins(x=0.2, y=0.2)
     axes.legend(frameon=False, loc="lower right", title="mean ± std over seeds")
+    figure.savefig(path)
+
+
+def plot_comparison(path: str | Path, result: Result) -> None:
+    """Draw every row's test accuracy, one below the other, and where the baseline is.
+
+    Rows of one `settings["family"]` have one colour.
+    """
+    families = list(dict.fromkeys(row.settings.get("family") for row in result.rows))
+    height = 1.2 + 0.22 * len(result.rows)
+    figure, axes = _figure(result.title, "test accuracy %", "", height)
+    for number, row in enumerate(result.rows):
+        accuracy = 100 * row.values("accuracy")
+        spread = accuracy.std(ddof=1) if len(accuracy) > 1 else None
+        family = row.settings.get("family")
+        color = f"C{families.index(family)}"
+        axes.errorbar(
+            accuracy.mean(), -number, xerr=spread, fmt="o", capsize=3, color=color
+        )
+        if row.name == result.baseline:
+            axes.axvline(accuracy.mean(), color="gray", lw=1, ls="--")
+    names = [row.name for row in result.rows]
+    axes.set_yticks(range(0, -len(names), -1), names, fontsize=8)
+    for family in families:
+        axes.plot([], [], "o", color=f"C{families.index(family)}", label=family)
+    axes.legend(frameon=False, title="mean ± std over seeds", fontsize=8)
     figure.savefig(path)

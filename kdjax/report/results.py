@@ -25,6 +25,7 @@ _COST = {
     "flops": ("FLOPs", 1, 0),
     "latency": ("latency µs", 1e6, 1),
 }
+_FIGURES = {**_PER_SEED, **_COST}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,25 +123,43 @@ class Result:
       rows: the networks.
       gains: paired comparisons of rows.
       notes: sentences that a reader needs to trust the table.
+      columns: the figures shown, by name; all by default. "gain" is the paired
+        difference of accuracy to the row `baseline`, ± half its 95 % interval.
+      baseline: the row that gains are measured from.
     """
 
     title: str
     rows: Sequence[Row]
     gains: Sequence[Gain] = ()
     notes: Sequence[str] = ()
+    columns: Sequence[str] = tuple(_FIGURES)
+    baseline: str | None = None
 
     def cells(self) -> list[list[str]]:
         """Return the table as text, headings first."""
-        columns = {**_PER_SEED, **_COST}
-        headings = ["network", *(heading for heading, _, _ in columns.values())]
-        table = [headings]
+        headings = {name: heading for name, (heading, _, _) in _FIGURES.items()}
+        headings["gain"] = "gain"
+        table = [["network", *(headings[name] for name in self.columns)]]
         for row in self.rows:
-            cells = [_cell(row.values(n), f, d) for n, (_, f, d) in _PER_SEED.items()]
-            costs = [
-                _cell(np.array([row.cost[n]]), f, d) for n, (_, f, d) in _COST.items()
-            ]
-            table.append([row.name, *cells, *costs])
+            table.append([row.name, *(self._figure(row, n) for n in self.columns)])
         return table
+
+    def _figure(self, row: Row, name: str) -> str:
+        if name == "gain":
+            return self._gain(row)
+        _, factor, digits = _FIGURES[name]
+        values = np.array([row.cost[name]]) if name in _COST else row.values(name)
+        return _cell(values, factor, digits)
+
+    def _gain(self, row: Row) -> str:
+        [than] = [other for other in self.rows if other.name == self.baseline]
+        if row is than or len(row.seeds) != len(than.seeds):  # the one teacher
+            return ""
+        gain = paired_gain(row, than)
+        text = f"{100 * gain.mean:+.2f}"
+        if gain.high is not None:
+            text += f" ± {100 * (gain.high - gain.mean):.2f}"
+        return text
 
     def text(self, width: int = 80) -> str:
         """Return everything for a console `width` characters wide.
