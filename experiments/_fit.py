@@ -1,8 +1,8 @@
-"""Train the networks of a run: one compiled program per kind, resumable, measured."""
+"""Train networks of one kind: one compiled program, resumable, measured."""
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import optax
 
 from experiments._model import Model
 from experiments._workdir import Interrupted, Run
-from kdjax import checkpoint, data, metrics, report, train, trees
+from kdjax import checkpoint, data, metrics, train
 from kdjax.base import Network, Variables
 from kdjax.objectives import Objective
 
@@ -30,27 +30,38 @@ class Recipe:
     augment: tuple[str, ...] = ()
     optimizer: str = "adam"
     weight_decay: float = 0.0
+    schedule: str = "cosine"
 
     def transformation(self, learning_rate: Any) -> optax.GradientTransformation:
-        """Return the optimizer, its learning rate falling to 0 as a cosine.
+        """Return the optimizer; its learning rate falls by the schedule.
 
         The learning rate is part of its state, so that one compiled step serves a whole
         grid of them.
         """
-        cosine = optax.cosine_decay_schedule(1.0, self.steps)
+        falling = _SCHEDULES[self.schedule](self.steps)
 
         def make(peak: Any) -> optax.GradientTransformation:
             def schedule(count: Any) -> Any:
-                return peak * cosine(count)
+                return peak * falling(count)
 
             if self.optimizer == "adam":
                 return optax.adamw(schedule, weight_decay=self.weight_decay)
-            momentum = optax.sgd(schedule, momentum=0.9, nesterov=True)
+            momentum = optax.sgd(schedule, momentum=0.9)
             return optax.chain(optax.add_decayed_weights(self.weight_decay), momentum)
 
         return optax.inject_hyperparams(make)(peak=learning_rate)
 
 
+def _stairs(steps: int) -> Any:
+    """A tenth after 150, 180 and 210 of 240 epochs, whatever their number here."""
+    at = {round(steps * epoch / 240): 0.1 for epoch in (150, 180, 210)}
+    return optax.piecewise_constant_schedule(1.0, at)
+
+
+_SCHEDULES: dict[str, Callable[[int], Any]] = {
+    "cosine": lambda steps: optax.cosine_decay_schedule(1.0, steps),
+    "stairs": _stairs,
+}
 _AUGMENTATIONS = {
     "shift": partial(data.random_shift, pixels=1),
     "crop": partial(data.random_crop, padding=4),
@@ -68,6 +79,8 @@ class Fit:
       objective: what they are trained on.
       recipe: how.
       teacher: `(network, variables)`, or None.
+      learning: makes of the network the one that is trained, with the learned parts
+        of its losses beside it.
     """
 
     def __init__(
@@ -78,10 +91,13 @@ class Fit:
         objective: Objective,
         recipe: Recipe,
         teacher: tuple[Network, Variables] | None = None,
+        learning: Callable[[Network], Network] | None = None,
     ) -> None:
         """Compile nothing yet."""
         self.run, self.task, self.recipe = run, task, recipe
         self.network = model.build(task.num_classes)
+        if learning:
+            self.network = learning(self.network)
         self.example = jnp.zeros((1, *task.train["image"].shape[1:]))
         teach, self._teacher = teacher or (None, None)
         teach_apply = teach.apply if teach else None
@@ -193,63 +209,3 @@ class Fit:
 
 def _largest_divisor(number: int, most: int) -> int:
     return max(k for k in range(1, most + 1) if number % k == 0)
-
-
-def tuned(
-    name: str, fit: Fit, learning_rates: Sequence[float], seeds: Sequence[int]
-) -> tuple[report.Row, Variables]:
-    """Train a grid of learning rates and seeds; test those of the best rate.
-
-    The rate is chosen by the mean validation accuracy over the seeds. Each network is
-    initialised and fed by its seed alone, so that rows can be compared seed by seed.
-
-    Returns:
-      The row (without costs), and the variables of its first seed.
-    """
-    tried: list[dict[str, Any]] = []
-    best: tuple[float, float, list[Any], list[Variables]] = (-1.0, 0.0, [], [])
-    for rate in learning_rates:
-        rows, networks = [], []
-        for seed in seeds:
-            label = f"{name.replace(' ', '-')}/lr{rate!r}-seed{seed}"
-            place = fit.run.directory / "checkpoints" / label
-            variables = fit(label, place, seed, rate)
-            accuracy = fit.measure(variables, "validation")["accuracy"]
-            sha256 = trees.fingerprint(variables["params"])
-            networks.append(variables)
-            rows.append({"seed": seed, "network": label, "sha256": sha256})
-            tried.append({**rows[-1], "validation_accuracy": accuracy})
-        mean = float(
-            np.mean([row["validation_accuracy"] for row in tried[-len(rows) :]])
-        )
-        if mean > best[0]:  # so that no other rate's networks stay in memory
-            best = mean, rate, rows, networks
-    accuracy, rate, rows, networks = best
-    figures = [
-        {**row, **fit.measure(variables, "test")}
-        for row, variables in zip(rows, networks, strict=True)
-    ]
-    settings = {"learning_rate": rate, "validation_accuracy": accuracy, "tried": tried}
-    return report.Row(name, figures, {}, settings), networks[0]
-
-
-def with_costs(
-    networks_of: Sequence[tuple[report.Row, Fit, Variables]],
-) -> list[report.Row]:
-    """Return the rows with what one example costs, all measured side by side."""
-    calls = {}
-    for row, fit, variables in networks_of:
-        forward = jax.jit(lambda v, x, apply=fit.network.apply: apply(v, x)[0].logits)
-        calls[row.name] = partial(forward, variables, fit.example)
-    seconds = metrics.latency(calls)
-    return [
-        dataclasses.replace(
-            row,
-            cost={
-                **metrics.size(variables),
-                "flops": metrics.flops(fit.network.apply, variables, fit.example),
-                "latency": seconds[row.name],
-            },
-        )
-        for row, fit, variables in networks_of
-    ]

@@ -1,14 +1,17 @@
 """What experiments on images share: their flags, data, teacher and students."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, Self
 
 from experiments import _teacher
-from experiments._fit import Fit, Recipe, tuned, with_costs
+from experiments._fit import Fit, Recipe
 from experiments._model import Model
+from experiments._rows import tuned, with_costs
 from experiments._run import Options, Run, RunOptions
 from kdjax import checks, data, report
+from kdjax.base import Network
 from kdjax.objectives import Objective
 
 
@@ -29,7 +32,9 @@ class Config:
     learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     """Tried for each kind of student; the best on the validation split counts."""
     optimizer: Literal["adam", "sgd"] = "adam"
-    """AdamW, or SGD with Nesterov momentum; the rate falls to 0 as a cosine."""
+    """AdamW, or SGD with momentum 0.9."""
+    schedule: Literal["cosine", "stairs"] = "cosine"
+    """How the rate falls: as a cosine to 0, or to a tenth at 5/8, 6/8, 7/8 of all."""
     weight_decay: float = 0.0
     """Weight decay of teacher and students."""
     augment: tuple[Literal["shift", "crop", "flip"], ...] = ()
@@ -85,7 +90,12 @@ class Config:
     def recipe(self, steps: int) -> Recipe:
         """Return how a network is trained for this many steps."""
         return Recipe(
-            steps, self.batch_size, self.augment, self.optimizer, self.weight_decay
+            steps,
+            self.batch_size,
+            self.augment,
+            self.optimizer,
+            self.weight_decay,
+            self.schedule,
         )
 
 
@@ -108,7 +118,8 @@ class Images:
         run.expect(own + networks * config.steps)
         self.teacher = self._teacher()
         run.pin("teacher", self.teacher.row.seeds[0]["sha256"])
-        self._rows = [(self.teacher.row, self.teacher.fit, self.teacher.variables)]
+        self.student = config.student.build(task.num_classes)
+        self._rows = [(self.teacher.row, self.teacher.fit.network)]
 
     def _teacher(self) -> _teacher.Teacher:
         config = self.config
@@ -123,8 +134,21 @@ class Images:
             rate=config.teacher_learning_rate,
         )
 
-    def students(self, name: str, objective: Objective) -> None:
-        """Train one kind of students, for all learning rates and seeds."""
+    def students(
+        self,
+        name: str,
+        objective: Objective,
+        learning: Callable[[Network], Network] | None = None,
+        family: str | None = None,
+    ) -> None:
+        """Train one kind of students, for all learning rates and seeds.
+
+        Args:
+          name: what the table calls them.
+          objective: what they are trained on.
+          learning: puts learned parts of the objective beside the student.
+          family: of kinds that belong together in a picture.
+        """
         config = self.config
         fit = Fit(
             self.run,
@@ -133,13 +157,15 @@ class Images:
             objective,
             config.recipe(config.steps),
             self.teacher.frozen,
+            learning,
         )
-        row, variables = tuned(name, fit, config.learning_rates, config.seed_list)
-        self._rows.append((row, fit, variables))
+        row = tuned(name, fit, config.learning_rates, config.seed_list)
+        row = dataclasses.replace(row, settings={**row.settings, "family": family})
+        self._rows.append((row, self.student))
 
     def result(self, question: str, better: str, than: str) -> report.Result:
         """Return the table of the teacher and all kinds of students."""
-        rows = with_costs(self._rows)
+        rows = with_costs(self._rows, self.teacher.fit.example)
         named = {row.name: row for row in rows}
         gain = report.paired_gain(named[better], named[than])
         chosen = [

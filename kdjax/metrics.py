@@ -118,8 +118,8 @@ def flops(apply: Callable[..., Any], variables: Variables, inputs: Any) -> int:
 
 
 def latency(
-    calls: Mapping[str, Callable[[], Any]], *, repeats: int = 100, rounds: int = 7
-) -> dict[str, float]:
+    calls: Mapping[Any, Callable[[], Any]], *, repeats: int = 100, rounds: int = 7
+) -> dict[Any, float]:
     """Return the seconds of the fastest call of each, measured in turn.
 
     The calls take turns round by round, so that a machine whose speed drifts treats all

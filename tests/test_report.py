@@ -1,5 +1,6 @@
 """Tables, gains, logs and the manifest."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -169,3 +170,21 @@ def test_pictures_are_drawn(tmp_path, result):
     report.plot_accuracy_against_size(tmp_path / "s.png", result)
     for name in ("c.png", "s.png"):
         assert len((tmp_path / name).read_bytes()) > 5000
+
+
+@pytest.fixture
+def comparison(result):
+    columns = ("accuracy", "gain", "agreement")
+    rows = [dataclasses.replace(r, settings={"family": r.name[0]}) for r in result.rows]
+    return report.Result("Title", rows, columns=columns, baseline="a")
+
+
+def test_gains_are_a_column_measured_from_the_baseline(comparison):
+    table = comparison.cells()
+    assert table[0] == ["network", "accuracy %", "gain", "agreement %"]
+    assert [line[2] for line in table[1:]] == ["", "", "+6.00 ± 12.71"]
+
+
+def test_the_comparison_is_drawn(comparison, tmp_path):
+    report.plot_comparison(tmp_path / "all.png", comparison)
+    assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")

@@ -134,6 +134,18 @@ def test_the_same_config_gives_the_same_bits_elsewhere(finished, tmp_path):
         assert one.seeds == other.seeds
 
 
+def test_finished_rows_are_kept_and_damaged_ones_made_again(finished, tmp_path, capsys):
+    directory, result = finished
+    copy = tmp_path / "run"
+    shutil.copytree(directory, copy)
+    shutil.rmtree(copy / "checkpoints" / "student-alone")
+    (copy / "rows" / "student distilled.json").write_text("{half")
+    again = response.main(at(copy))
+    assert "The row 'student distilled' is damaged" in capsys.readouterr().out
+    assert [row.seeds for row in again.rows] == [row.seeds for row in result.rows]
+    assert not (copy / "checkpoints" / "student-alone").exists()
+
+
 def test_a_workdir_of_another_config_is_refused_and_left_alone(finished):
     directory, _ = finished
     before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}

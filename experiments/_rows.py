@@ -1,0 +1,101 @@
+"""Rows of the table: networks trained over a grid, tested, and what they cost."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments._fit import Fit
+from experiments._workdir import Run
+from kdjax import metrics, report, trees
+from kdjax.base import Network, Variables
+
+
+def tuned(
+    name: str, fit: Fit, learning_rates: Sequence[float], seeds: Sequence[int]
+) -> report.Row:
+    """Train a grid of learning rates and seeds; test those of the best rate.
+
+    The rate is chosen by the mean validation accuracy over the seeds. Each network is
+    initialised and fed by its seed alone, so that rows can be compared seed by seed.
+    A finished row is kept in the run's directory and taken from there the next time.
+
+    Returns:
+      The row, without costs.
+    """
+    if row := _kept(fit.run, name):
+        networks = len(learning_rates) * len(seeds)
+        fit.run.advance(networks * fit.recipe.steps, name)
+        return row
+    tried: list[dict[str, Any]] = []
+    best: tuple[float, float, list[Any], list[Variables]] = (-1.0, 0.0, [], [])
+    for rate in learning_rates:
+        rows, networks = [], []
+        for seed in seeds:
+            label = f"{name.replace(' ', '-')}/lr{rate!r}-seed{seed}"
+            place = fit.run.directory / "checkpoints" / label
+            variables = fit(label, place, seed, rate)
+            accuracy = fit.measure(variables, "validation")["accuracy"]
+            sha256 = trees.fingerprint(variables["params"])
+            networks.append(variables)
+            rows.append({"seed": seed, "network": label, "sha256": sha256})
+            tried.append({**rows[-1], "validation_accuracy": accuracy})
+        mean = float(
+            np.mean([row["validation_accuracy"] for row in tried[-len(rows) :]])
+        )
+        if mean > best[0]:  # so that no other rate's networks stay in memory
+            best = mean, rate, rows, networks
+    accuracy, rate, rows, networks = best
+    figures = [
+        {**row, **fit.measure(variables, "test")}
+        for row, variables in zip(rows, networks, strict=True)
+    ]
+    settings = {"learning_rate": rate, "validation_accuracy": accuracy, "tried": tried}
+    row = report.Row(name, figures, {}, settings)
+    _keep(fit.run, row)
+    return row
+
+
+def _keep(run: Run, row: report.Row) -> None:
+    folder = run.directory / "rows"
+    folder.mkdir(exist_ok=True)
+    report.write_json(folder / f"{row.name}.json", dataclasses.asdict(row))
+
+
+def _kept(run: Run, name: str) -> report.Row | None:
+    """Return the row that an earlier start of this run finished, if it can be read."""
+    try:
+        text = (run.directory / "rows" / f"{name}.json").read_text()
+        return report.Row(**json.loads(text))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, TypeError):
+        run.say(f"The row {name!r} is damaged; making it again from its checkpoints.")
+        return None
+
+
+def with_costs(
+    networks_of: Sequence[tuple[report.Row, Network]], example: Any
+) -> list[report.Row]:
+    """Return the rows with what one example costs, all measured side by side.
+
+    Rows of one network, such as students that differ in how they were taught, have one
+    cost. It does not depend on the values of the parameters.
+    """
+    distinct = list(dict.fromkeys(network for _, network in networks_of))
+    calls, costs = {}, {}
+    for network in distinct:
+        variables = jax.jit(network.init)(jax.random.key(0), example)
+        forward = jax.jit(lambda v, x, apply=network.apply: apply(v, x)[0].logits)
+        calls[network] = partial(forward, variables, example)
+        flops = metrics.flops(network.apply, variables, example)
+        costs[network] = {**metrics.size(variables), "flops": flops}
+    seconds = metrics.latency(calls)
+    return [
+        dataclasses.replace(row, cost={**costs[network], "latency": seconds[network]})
+        for row, network in networks_of
+    ]
