@@ -74,7 +74,8 @@ class ResNet(nn.Module):
       `[batch, height, width, channels]` floating inputs and `train` give logits
       `[batch, classes]` and the features `stem`, `stage1`, `stage2`, `stage3` (maps
       after the ReLU, the last two at a half and a quarter of the resolution),
-      `stage1_preact`, ... (before it) and `pooled` `[batch, 64 * width]`.
+      `stage1_preact`, ... (before it), `pooled` `[batch, 64 * width]` and
+      `class_maps` `[batch, ..., classes]`, the head at every place of the last map.
 
     Raises:
       ValueError: if the depth is not one of those, a size is not positive, or the
@@ -130,5 +131,8 @@ class ResNet(nn.Module):
                 x = nn.relu(before)
             features[f"stage{stage}_preact"] = before
             features[f"stage{stage}"] = x
-        features["pooled"] = x = x.mean(axis=(1, 2))
-        return Outputs(nn.Dense(self.classes, name="head")(x), features)
+        features["pooled"] = pooled = x.mean(axis=(1, 2))
+        head = nn.Dense(self.classes, name="head")
+        logits = head(pooled)
+        features["class_maps"] = head(x)  # their mean over space is the logits
+        return Outputs(logits, features)

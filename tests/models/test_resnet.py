@@ -46,6 +46,7 @@ def test_shapes_of_logits_and_features(side, channels, width):
         **stages,
         **{f"{name}_preact": shape for name, shape in stages.items()},
         "pooled": (2, 64 * width),
+        "class_maps": (2, side // 4, side // 4, 10),
     }
 
 
@@ -143,6 +144,8 @@ def test_training_mode_equals_a_numpy_reference():
         before, after = outputs.features[f"{name}_preact"], outputs.features[name]
         assert before.min() < 0
         np.testing.assert_array_equal(after, np.maximum(before, 0))
+    maps = outputs.features["class_maps"]
+    np.testing.assert_allclose(maps.mean((1, 2)), outputs.logits, rtol=1e-4, atol=1e-5)
 
     kernel = np.asarray(variables["params"]["stage3_block0"]["conv1"]["kernel"])
     expected = np.sqrt(2 / (3 * 3 * 64))  # He-normal over the fan out
