@@ -36,7 +36,8 @@ class Network:
       apply: `apply(variables, inputs, *, train=False, rngs=None) -> (Outputs,
         variables)`. The returned variables differ from the given ones only where
         the network updates them itself (batch statistics in training).
-        `rngs` is one random key, or a dict of them by stream.
+        `rngs` is one random key, or a dict of them by stream. If it also takes
+        `teacher`, the train step hands it the teacher's `Outputs`.
     """
 
     init: Callable[..., Variables]

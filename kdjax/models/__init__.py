@@ -1,4 +1,4 @@
-"""Small Flax networks that say `Outputs(logits, features)`.
+"""Small Flax networks that say `Outputs(logits, features)`, and parts of losses.
 
 They are Linen modules; `kdjax.networks.from_linen` makes a `Network` of one::
 
@@ -6,7 +6,11 @@ They are Linen modules; `kdjax.networks.from_linen` makes a `Network` of one::
 
     teacher = networks.from_linen(models.ResNet(classes=100, depth=32, width=4))
     student = networks.from_linen(models.ResNet(classes=100, depth=8, width=4))
+
+`models.projectors` are the learned parts, which `networks.with_parts` holds beside a
+student.
 """
 
+from kdjax.models import projectors as projectors
 from kdjax.models.mlp import MLP as MLP
 from kdjax.models.resnet import ResNet as ResNet

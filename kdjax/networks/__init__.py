@@ -13,8 +13,26 @@ What `capture` may name is the same for Linen and NNX: a feature of the module's
 intermediate. Where two are called the same, the module's own feature wins. What is
 written several times in one call becomes `name[0]`, `name[1]`, ...; `name` asks for
 all of them.
+
+Layers of a student that do not fit the teacher's get projectors, which are trained and
+saved with it and absent from what is exported::
+
+    layers = ("stage2", "stage3")
+    parts = networks.projectors_for(student, teacher, inputs, layers)
+    learner = networks.with_parts(student, parts)
+    networks.match(learner, teacher, inputs, layers)  # or say what does not fit
+    ...
+    student_variables = networks.without_parts(state.variables)
 """
 
 from kdjax.networks._function import from_function as from_function
+from kdjax.networks._held import join_parts as join_parts
+from kdjax.networks._held import parts_of as parts_of
+from kdjax.networks._held import without_parts as without_parts
 from kdjax.networks._linen import from_linen as from_linen
+from kdjax.networks._match import match as match
+from kdjax.networks._match import projectors_for as projectors_for
 from kdjax.networks._nnx import from_nnx as from_nnx
+from kdjax.networks._parts import Part as Part
+from kdjax.networks._parts import shapes as shapes
+from kdjax.networks._parts import with_parts as with_parts

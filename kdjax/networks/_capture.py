@@ -63,7 +63,7 @@ def network(
             chosen = _matching(name, held)
             if not chosen:
                 names = _all_names(forward, variables, inputs, train, rngs)
-                raise ValueError(f"{function}: {_unknown(name, names)}")
+                raise ValueError(f"{function}: {unknown(name, names)}")
             features |= {one: held[one] for one in chosen}
         return dataclasses.replace(outputs, features=features), updated
 
@@ -114,7 +114,7 @@ def _all_names(
     return sorted(names)
 
 
-def _unknown(name: str, names: list[str]) -> str:
+def unknown(name: str, names: list[str]) -> str:
     close = difflib.get_close_matches(name, names)
     hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     known = ", ".join(names) or "none"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,11 @@ class Task:
     objective: objectives.Objective
     inputs: Select
 
+    @functools.cached_property
+    def hears(self) -> bool:
+        """Whether the student's learned parts read what the teacher says."""
+        return "teacher" in inspect.signature(self.student_apply).parameters
+
     def teach(self, teacher_variables: Any, batch: Batch) -> Any:
         """What the teacher says: evaluation mode, outside the gradient."""
         if self.teacher_apply is None:
@@ -59,8 +65,11 @@ class Task:
         """All terms as (sum, count) pairs, and the student's updated variables."""
         variables = {"params": params, **rest}
         inputs = pick(batch, self.inputs)
-        outputs, variables = self.student_apply(variables, inputs, train=True, rngs=key)
         taught = self.teach(teacher, batch)
+        heard = {"teacher": taught} if self.hears else {}
+        outputs, variables = self.student_apply(
+            variables, inputs, train=True, rngs=key, **heard
+        )
         terms = objectives.resolve(self.objective(outputs, taught, batch), step)
         if taken := sorted(OWN_METRICS & set(terms)):
             raise ValueError(
