@@ -49,6 +49,19 @@ def _sentence(name: str, text: str, start: str) -> str:
     return " ".join(found[1].split())
 
 
+# A formula, and the words and formulas after it up to where explanations begin.
+_FORMULA = re.compile(
+    r"[^`]*`[^`]*`(?:(?!\.(?: |$)|[;:,] | with | of a | for )[^`]|`[^`]*`)*"
+)
+
+
+def _formula(name: str, paragraph: str) -> str:
+    found = _FORMULA.match(paragraph)
+    if not found:
+        raise ValueError(f"{name}: no formula in {paragraph!r}")
+    return found[0].rstrip(" ,.;:")
+
+
 def _returns(text: str) -> str:
     section = text.split("\nReturns:\n")[1].split("\n\n")[0]
     [code] = re.findall(r"`[^`]*`", section)[:1] or [section.split(",")[0].strip()]
@@ -71,11 +84,10 @@ def row(name: str, fn: Callable[..., Any]) -> list[str]:
     """
     text = inspect.getdoc(fn) or ""
     paragraphs = _paragraphs(text)
-    [formula] = re.findall(r"`[^`]*`", " ".join(paragraphs[1:3]))[:1] or [""]
     what = re.sub(r"^Return (the )?", "", paragraphs[0]).rstrip(".")
     return [
         f"**`{name}`** {what}",
-        formula,
+        _formula(name, paragraphs[1]),
         _returns(text),
         re.sub("^w", "W", _sentence(name, text, "Use")),
         _sentence(name, text, "Published weight").rstrip("."),

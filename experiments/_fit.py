@@ -1,9 +1,10 @@
 """Train networks of one kind: one compiled program, resumable, measured."""
 
 import dataclasses
+import functools
 import time
-from collections.abc import Callable
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import optax
 
 from experiments._model import Model
 from experiments._workdir import Interrupted, Run
-from kdjax import checkpoint, data, metrics, train
+from kdjax import checkpoint, data, metrics, networks, train
 from kdjax.base import Network, Variables
 from kdjax.objectives import Objective
 
@@ -79,8 +80,12 @@ class Fit:
       objective: what they are trained on.
       recipe: how.
       teacher: `(network, variables)`, or None.
-      learning: makes of the network the one that is trained, with the learned parts
-        of its losses beside it.
+      parts: learned parts of the objective, trained beside the network.
+      with_parts: whether the parts stay in the network that is measured.
+
+    Attributes:
+      network: what is trained.
+      exported: what is measured, and used in the end.
     """
 
     def __init__(
@@ -91,26 +96,27 @@ class Fit:
         objective: Objective,
         recipe: Recipe,
         teacher: tuple[Network, Variables] | None = None,
-        learning: Callable[[Network], Network] | None = None,
+        parts: Mapping[str, Any] | None = None,
+        with_parts: bool = False,
     ) -> None:
         """Compile nothing yet."""
         self.run, self.task, self.recipe = run, task, recipe
-        self.network = model.build(task.num_classes)
-        if learning:
-            self.network = learning(self.network)
-        self.example = jnp.zeros((1, *task.train["image"].shape[1:]))
         teach, self._teacher = teacher or (None, None)
+        self.network = self.exported = model.build(task.num_classes)
+        if parts:
+            self.network = networks.with_parts(self.network, parts, teacher=teach)
+        if with_parts:
+            self.exported = self.network
+        self.example = jnp.zeros((1, *task.train["image"].shape[1:]))
         teach_apply = teach.apply if teach else None
         self._calls = _largest_divisor(recipe.steps, model.steps_per_call)
         step = train.make_step(
             self.network.apply, teach_apply, objective, recipe.transformation(0.0)
         )
         self._step = train.scan(step, self._calls)
-        self._evaluate = train.make_eval(
-            self.network.apply, metrics.classification, teacher_apply=teach_apply
-        )
+        self._evaluate = _evaluation(self.exported, teach)
         self._view = data.pipeline(task)
-        self._init = jax.jit(self._initial)
+        self._init = jax.jit(self._initial, compiler_options=_quick_to_compile())
 
     def _initial(self, key: jax.Array, learning_rate: Any) -> train.TrainState:
         tx = self.recipe.transformation(learning_rate)
@@ -120,12 +126,18 @@ class Fit:
         """Return shapes and dtypes of the variables."""
         return jax.eval_shape(self.network.init, jax.random.key(0), self.example)
 
+    def export(self, variables: Variables) -> Variables:
+        """Return the variables of the network as it is used in the end."""
+        if self.exported is self.network:
+            return variables
+        return networks.without_parts(variables)
+
     def measure(self, variables: Variables, split: str) -> dict[str, float]:
         """Return accuracy, calibration and so on over a split."""
         arrays = getattr(self.task, split)
         size = min(EVALUATION_BATCH, len(arrays["label"]))
         batches = data.epoch(arrays, size, self._view)
-        measured = self._evaluate(variables, batches, self._teacher)
+        measured = self._evaluate(self.export(variables), batches, self._teacher)
         gap = measured.pop("calibration_gap")
         measured["calibration_error"] = metrics.calibration_error(gap)
         return measured
@@ -181,10 +193,10 @@ class Fit:
                 raise Interrupted
         return state
 
-    @cached_property
+    @functools.cached_property
     def _interval(self) -> int:
         """Steps between two looks at the validation split: about a tenth of all."""
-        return max(1, self.recipe.steps // self._calls // 10) * self._calls
+        return max(25, self.recipe.steps // 10) // self._calls * self._calls
 
     def _chunks(self, seed: int, start: int) -> Any:
         augmentations = [_AUGMENTATIONS[name] for name in self.recipe.augment]
@@ -205,6 +217,22 @@ class Fit:
         measured = {f"validation_{key}": value for key, value in measured.items()}
         self.run.log.write(name, step, {**means, **measured})
         return measured["validation_accuracy"]
+
+
+def _quick_to_compile() -> dict[str, Any] | None:
+    """Options for what runs once: a CPU compiles random weights for seconds else."""
+    on_cpu = jax.default_backend() == "cpu"
+    return {"xla_backend_optimization_level": 0} if on_cpu else None
+
+
+@functools.cache
+def _evaluation(network: Network, teacher: Network | None) -> Any:
+    """Return what measures a network beside a teacher; kinds of students share it."""
+    return train.make_eval(
+        network.apply,
+        metrics.classification,
+        teacher_apply=teacher.apply if teacher else None,
+    )
 
 
 def _largest_divisor(number: int, most: int) -> int:

@@ -1,17 +1,17 @@
 """What experiments on images share: their flags, data, teacher and students."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from experiments import _teacher
 from experiments._fit import Fit, Recipe
 from experiments._model import Model
-from experiments._rows import tuned, with_costs
+from experiments._rows import kept, tuned, with_costs
 from experiments._run import Options, Run, RunOptions
-from kdjax import checks, data, report
-from kdjax.base import Network
+from kdjax import checks, data, networks, report
+from kdjax.base import Network, Variables
 from kdjax.objectives import Objective
 
 
@@ -113,12 +113,13 @@ class Images:
         """Get the teacher."""
         self.run, self.config, self.task = run, config, task
         run.pin("data", task.fingerprint)
-        networks = kinds * len(config.seed_list) * len(config.learning_rates)
+        students = kinds * len(config.seed_list) * len(config.learning_rates)
         own = 0 if config.teacher_from else config.teacher_steps
-        run.expect(own + networks * config.steps)
+        run.expect(own + students * config.steps)
         self.teacher = self._teacher()
         run.pin("teacher", self.teacher.row.seeds[0]["sha256"])
         self.student = config.student.build(task.num_classes)
+        self.notes: list[str] = []  # what else the reader of the table must know
         self._rows = [(self.teacher.row, self.teacher.fit.network)]
 
     def _teacher(self) -> _teacher.Teacher:
@@ -134,11 +135,27 @@ class Images:
             rate=config.teacher_learning_rate,
         )
 
+    def match(self, layers: tuple[str, ...], needs: str) -> Any:
+        """Check that both networks have these features, and fitting: `networks.match`.
+
+        Raises:
+          ValueError: with all that does not fit, before anything is trained.
+        """
+        networks_and_inputs = (*self._networks, self.teacher.fit.example)
+        return networks.match(*networks_and_inputs, layers, needs=needs)
+
+    @property
+    def _networks(self) -> tuple[Network, Network]:
+        return self.student, self.teacher.fit.network
+
     def students(
         self,
         name: str,
         objective: Objective,
-        learning: Callable[[Network], Network] | None = None,
+        *,
+        parts: Mapping[str, Any] | None = None,
+        exported: bool = False,
+        teacher: Callable[[], tuple[Network, Variables]] | None = None,
         family: str | None = None,
     ) -> None:
         """Train one kind of students, for all learning rates and seeds.
@@ -146,26 +163,30 @@ class Images:
         Args:
           name: what the table calls them.
           objective: what they are trained on.
-          learning: puts learned parts of the objective beside the student.
+          parts: learned parts of the objective beside the student.
+          exported: whether the parts stay in the student that is measured.
+          teacher: makes one to be used in place of the run's own.
           family: of kinds that belong together in a picture.
         """
         config = self.config
+        row = kept(self.run, name)
         fit = Fit(
             self.run,
             self.task,
             config.student,
             objective,
             config.recipe(config.steps),
-            self.teacher.frozen,
-            learning,
+            teacher() if teacher and not row else self.teacher.frozen,
+            parts,
+            exported,
         )
-        row = tuned(name, fit, config.learning_rates, config.seed_list)
+        row = row or tuned(name, fit, config.learning_rates, config.seed_list)
         row = dataclasses.replace(row, settings={**row.settings, "family": family})
-        self._rows.append((row, self.student))
+        self._rows.append((row, fit.exported))
 
     def result(self, question: str, better: str, than: str) -> report.Result:
         """Return the table of the teacher and all kinds of students."""
-        rows = with_costs(self._rows, self.teacher.fit.example)
+        rows = self._measured()
         named = {row.name: row for row in rows}
         gain = report.paired_gain(named[better], named[than])
         chosen = [
@@ -179,7 +200,38 @@ class Images:
             f"{', '.join(chosen)}.",
             f"{self.task.name}: {self.task.splits}",
         )
+        return report.Result(self._title(question), rows, [gain], notes)
+
+    def comparison(self, baseline: str) -> report.Result:
+        """Return the table of many kinds of students: the best first."""
+        teacher, *students = self._measured()
+        students.sort(key=lambda row: -row.values("accuracy").mean())
+        config = self.config
+        rates = ", ".join(f"{rate:g}" for rate in config.learning_rates)
+        [alone] = [row for row in students if row.name == baseline]
+        tried = len(students) - 1
+        notes = (
+            f"gain: accuracy − {baseline}, same seed, in points ± half its 95 % "
+            f"interval. Of {tried} such intervals about {0.05 * tried:.1f} miss 0 by "
+            "chance alone.",
+            f"All students: {config.steps} steps of {config.batch_size}, learning rate "
+            f"{rates}; weights as published, none tuned here. Parameters: teacher "
+            f"{teacher.cost['parameters']:,}, students {alone.cost['parameters']:,}.",
+            *self.notes,
+            f"{self.task.name}: {self.task.splits}",
+        )
+        return report.Result(
+            self._title(f"Methods on {self.task.name}"),
+            [teacher, *students],
+            notes=notes,
+            columns=("accuracy", "gain", "agreement", "negative_log_likelihood"),
+            baseline=baseline,
+        )
+
+    def _measured(self) -> list[report.Row]:
+        return with_costs(self._rows, self.teacher.fit.example)
+
+    def _title(self, question: str) -> str:
         seeds = len(self.config.seed_list)
         over = f"mean ± std over {seeds} seeds" if seeds > 1 else "1 seed"
-        title = f"{question}; test split, {over}"
-        return report.Result(title, rows, [gain], notes)
+        return f"{question}; test split, {over}"

@@ -1,6 +1,7 @@
 """Which network, as flags."""
 
 import dataclasses
+import functools
 from typing import Literal, Self
 
 from kdjax import networks
@@ -27,8 +28,9 @@ class Model:
         given = {"width": self.width or width, "depth": self.depth or depth}
         return dataclasses.replace(self, **given)
 
+    @functools.cache  # noqa: B019 - few, and one network is one compiled program
     def build(self, classes: int) -> Network:
-        """Return the network."""
+        """Return the network: for the same model the same."""
         assert self.width is not None
         assert self.depth is not None
         if self.model == "resnet":

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments._fit import Fit
@@ -22,15 +23,11 @@ def tuned(
 
     The rate is chosen by the mean validation accuracy over the seeds. Each network is
     initialised and fed by its seed alone, so that rows can be compared seed by seed.
-    A finished row is kept in the run's directory and taken from there the next time.
+    The finished row is kept in the run's directory.
 
     Returns:
       The row, without costs.
     """
-    if row := _kept(fit.run, name):
-        networks = len(learning_rates) * len(seeds)
-        fit.run.advance(networks * fit.recipe.steps, name)
-        return row
     tried: list[dict[str, Any]] = []
     best: tuple[float, float, list[Any], list[Variables]] = (-1.0, 0.0, [], [])
     for rate in learning_rates:
@@ -40,7 +37,7 @@ def tuned(
             place = fit.run.directory / "checkpoints" / label
             variables = fit(label, place, seed, rate)
             accuracy = fit.measure(variables, "validation")["accuracy"]
-            sha256 = trees.fingerprint(variables["params"])
+            sha256 = trees.fingerprint(fit.export(variables)["params"])
             networks.append(variables)
             rows.append({"seed": seed, "network": label, "sha256": sha256})
             tried.append({**rows[-1], "validation_accuracy": accuracy})
@@ -66,7 +63,7 @@ def _keep(run: Run, row: report.Row) -> None:
     report.write_json(folder / f"{row.name}.json", dataclasses.asdict(row))
 
 
-def _kept(run: Run, name: str) -> report.Row | None:
+def kept(run: Run, name: str) -> report.Row | None:
     """Return the row that an earlier start of this run finished, if it can be read."""
     try:
         text = (run.directory / "rows" / f"{name}.json").read_text()
@@ -89,7 +86,8 @@ def with_costs(
     distinct = list(dict.fromkeys(network for _, network in networks_of))
     calls, costs = {}, {}
     for network in distinct:
-        variables = jax.jit(network.init)(jax.random.key(0), example)
+        shapes = jax.eval_shape(network.init, jax.random.key(0), example)
+        variables = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         forward = jax.jit(lambda v, x, apply=network.apply: apply(v, x)[0].logits)
         calls[network] = partial(forward, variables, example)
         flops = metrics.flops(network.apply, variables, example)

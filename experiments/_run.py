@@ -13,9 +13,9 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import jax
 import tyro
@@ -33,6 +33,16 @@ _MESSAGES = (
     train.NonFiniteError,
 )
 RunOptions = tyro.conf.OmitArgPrefixes[Options]
+
+
+def choice(table: Mapping[str, Any]) -> Any:
+    """Return the type of a field that names a row of a table of methods.
+
+    Its help says what each method matches.
+    """
+    lines = [f"{name}: {row.matches}" for name, row in table.items()]
+    names: Any = Literal[tuple(table)]
+    return Annotated[names, tyro.conf.arg(help="; ".join(lines) + ".")]
 
 
 def prepare_process(options: Options) -> None:

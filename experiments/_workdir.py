@@ -190,16 +190,24 @@ class Run:
         if self._bar is not None:
             self._bar.stop()
         directory = self.directory
-        curves = {row.name: self._curves(row) for row in result.rows}
-        curves = {name: seeds for name, seeds in curves.items() if all(seeds)}
-        report.plot_curves(directory / "curves.png", result, curves)
-        report.plot_accuracy_against_size(directory / "size.png", result)
-        pictures = "![learning curves](curves.png)\n![accuracy and size](size.png)\n"
-        (directory / "report.md").write_text(result.markdown() + "\n" + pictures)
+        names = self._draw(result)
+        pictures = "\n".join(f"![{name}]({name}.png)" for name in names)
+        (directory / "report.md").write_text(f"{result.markdown()}\n{pictures}\n")
         (directory / "results.csv").write_text(result.csv())
         report.write_json(directory / "results.json", result.json())
         self.say(f"\n{result.text(self.console.width)}\n\nThe run lies in {directory}/")
         return result
+
+    def _draw(self, result: report.Result) -> tuple[str, ...]:
+        """Draw the pictures that suit a result; return their names."""
+        if result.baseline is not None:
+            report.plot_comparison(self.directory / "comparison.png", result)
+            return ("comparison",)
+        curves = {row.name: self._curves(row) for row in result.rows}
+        curves = {name: seeds for name, seeds in curves.items() if all(seeds)}
+        report.plot_curves(self.directory / "curves.png", result, curves)
+        report.plot_accuracy_against_size(self.directory / "size.png", result)
+        return "curves", "size"
 
     def _curves(self, row: report.Row) -> list[list[tuple[int, float]]]:
         lines = [self.log.read(seed["network"]) for seed in row.seeds]

@@ -1,5 +1,6 @@
 """What losses of all families share: dtypes, arithmetic that is finite everywhere."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -27,9 +28,9 @@ def scalar(function: str, name: str, value: Scalar, like: Array) -> Array:
     return jnp.asarray(value, dtype=like.dtype)
 
 
-def saturated(array: Array) -> Array:
-    """Clip (above 1e16 in float32) so that a million squares have a finite sum."""
-    most = float(jnp.finfo(array.dtype).max) ** 0.5 * 1e-3
+def saturated(array: Array, terms: float = 1e6) -> Array:
+    """Clip (above 1e16 in float32) so that this many squares have a finite sum."""
+    most = (float(jnp.finfo(array.dtype).max) / terms) ** 0.5
     return jnp.clip(array, -most, most)
 
 
@@ -55,9 +56,12 @@ def rescaled(array: Array, axis: Axis) -> tuple[Array, Array]:
       The rescaled array, and where it is not (nearly) zero, reduced along `axis` with
       its dimensions kept. Where it is zero, so is its gradient.
     """
+    scale = 2.0**-4  # exact, and the reciprocal of the largest peak is no denormal
+    array = scale * array
     peak = jax.lax.stop_gradient(jnp.abs(array).max(axis=axis, keepdims=True))
     info = jnp.finfo(array.dtype)
-    alive = peak > float(info.tiny) / float(info.eps)  # 1/peak has room to be scaled
+    least = scale * float(info.tiny) / float(info.eps)
+    alive = peak > least  # 1/peak has room to be scaled
     return jnp.where(alive, array, 0.0) / jnp.where(alive, peak, 1.0), alive
 
 
@@ -66,3 +70,24 @@ def l2_normalize(array: Array, axis: Axis) -> Array:
     unit, alive = rescaled(array, axis)
     square = jnp.square(unit).sum(axis=axis, keepdims=True)
     return unit / jnp.sqrt(jnp.where(alive, square, 1.0))
+
+
+def standardized(array: Array, axis: tuple[int, ...], epsilon: float) -> Array:
+    """Return `(x − mean) / (std + ε)` along `axis`, with the unbiased std.
+
+    What is constant is 0, with zero gradient.
+    """
+    scale = 2.0**-4  # exact, and neither a range nor its reciprocal overflows
+    scaled = scale * array
+    peak = jax.lax.stop_gradient(scaled.max(axis=axis, keepdims=True))
+    span = jax.lax.stop_gradient(peak - scaled.min(axis=axis, keepdims=True))
+    varied = span > float(jnp.finfo(array.dtype).tiny)
+    # The result does not depend on peak and span, but the rounding does: relative to
+    # them nothing cancels, overflows or vanishes.
+    span = jnp.where(varied, span, 1.0)
+    unit = jnp.where(varied, (scaled - peak) / span, 0.0)
+    centred = unit - unit.mean(axis=axis, keepdims=True)
+    freedom = max(math.prod(array.shape[i] for i in axis) - 1, 1)
+    variance = jnp.square(centred).sum(axis=axis, keepdims=True) / freedom
+    std = jnp.sqrt(jnp.where(varied, variance, 1.0))
+    return centred / (scale * epsilon / span + std)

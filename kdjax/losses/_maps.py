@@ -30,18 +30,19 @@ def adaptive_pool(maps: Array, spatial: tuple[int, ...]) -> Array:
     ):
         if bins != size:
             matrix = jnp.asarray(_bins(size, bins, maps.dtype))
-            maps = jnp.moveaxis(jnp.tensordot(maps, matrix, (axis, 1)), -1, axis)
+            pooled = jnp.tensordot(maps, matrix, (axis, 1), precision="highest")
+            maps = jnp.moveaxis(pooled, -1, axis)
     return maps
 
 
-def check_maps(function: str, **maps: Array) -> None:
+def check_maps(function: str, least_axes: int = 1, /, **maps: Array) -> None:
     """Raise unless all are floating maps of one batch and number of spatial axes."""
     checks.floating(function, **maps)
     shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in maps.items())
-    if any(a.ndim < 3 or 0 in a.shape[1:] for a in maps.values()):
+    if any(a.ndim < 2 + least_axes or 0 in a.shape[1:] for a in maps.values()):
         raise ValueError(
-            f"{function}: feature maps must be [batch, *spatial, channels] with at "
-            f"least one spatial axis and none of size 0, got {shapes}"
+            f"{function}: feature maps must be [batch, *spatial, channels] with "
+            f"{least_axes} or more spatial axes and none of size 0, got {shapes}"
         )
     if len({(a.shape[0], a.ndim) for a in maps.values()}) > 1:
         raise ValueError(
@@ -60,6 +61,17 @@ def check_channels(function: str, **maps: Array) -> None:
         )
 
 
+def check_per_channel(function: str, maps: Array, **parameters: Array) -> None:
+    """Raise unless all parameters are floating `[channels]`, as many as the maps'."""
+    checks.floating(function, maps=maps, **parameters)
+    for name, parameter in parameters.items():
+        if parameter.shape != maps.shape[-1:]:
+            raise ValueError(
+                f"{function}: {name} must be [channels], one number per channel of "
+                f"{list(maps.shape)}, got {list(parameter.shape)}"
+            )
+
+
 def same_space(*maps: Array) -> list[Array]:
     """Pool every map to the smallest size among them, axis by axis."""
     spatial = tuple(
@@ -69,7 +81,12 @@ def same_space(*maps: Array) -> list[Array]:
 
 
 def map_pair(
-    function: str, student: Array, teacher: Array, *, channels: bool = True
+    function: str,
+    student: Array,
+    teacher: Array,
+    *,
+    channels: bool = True,
+    least_axes: int = 1,
 ) -> tuple[Array, Array]:
     """Check two maps, upcast them and pool the larger to the smaller.
 
@@ -78,9 +95,10 @@ def map_pair(
       student: `[batch, *spatial, channels]`.
       teacher: the same batch and number of spatial axes.
       channels: whether the numbers of channels have to be equal.
+      least_axes: spatial axes needed; with 0, `[batch, dim]` is a map without space.
     """
     student, teacher = jnp.asarray(student), jnp.asarray(teacher)
-    check_maps(function, student=student, teacher=teacher)
+    check_maps(function, least_axes, student=student, teacher=teacher)
     if channels:
         check_channels(function, student=student, teacher=teacher)
     student, teacher = same_space(*upcast(student, teacher))

@@ -128,18 +128,24 @@ def _safe_log(weight: Array) -> Array:
     return jnp.where(positive, jnp.log(jnp.where(positive, weight, 1.0)), 1e8 * FLOOR)
 
 
-def kl_to_mixture(p: LogSoftmax, q: LogSoftmax, weight: Array) -> Float[Array, "*b"]:
-    """`KL(p ‖ m)` with `m = w·p + (1−w)·q`, exact in both limits of `w`."""
+def log_ratio_to_mixture(
+    p: LogSoftmax, q: LogSoftmax, weight: Array
+) -> Float[Array, "*batch classes"]:
+    """`log p − log m`, `m = w·p + (1−w)·q`: it is `−log(w + (1−w) q/p)`."""
     ratio = log_ratio(p, q)
     near = jnp.abs(ratio) < 1.0
     small = jnp.where(near, ratio, 0.0)
-    to_mixture = jnp.where(  # log p − log m = −log(w + (1−w) exp(−ratio))
+    return jnp.where(
         near,
         -jnp.log1p((1.0 - weight) * jnp.expm1(-small)),
         -jnp.logaddexp(_safe_log(weight), _safe_log(1.0 - weight) - ratio),
     )
+
+
+def kl_to_mixture(p: LogSoftmax, q: LogSoftmax, weight: Array) -> Float[Array, "*b"]:
+    """`KL(p ‖ m)` with `m = w·p + (1−w)·q`, exact in both limits of `w`."""
     mixture = weight * p.probs + (1.0 - weight) * q.probs
-    return kl(p.probs, mixture, to_mixture)
+    return kl(p.probs, mixture, log_ratio_to_mixture(p, q, weight))
 
 
 def cross_entropy(p: LogSoftmax, q: LogSoftmax) -> Float[Array, "*batch"]:

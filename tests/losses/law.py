@@ -31,6 +31,7 @@ class Law:
       adapt: makes of the loss a function of flat arrays that returns one array, for
         those that take or return more than that; a function of module level.
       floats: positions of the arrays that have a gradient.
+      unbatched: positions of arrays without a batch axis: parameters of the loss.
       shape: the documented shape of what `make`'s arrays give.
       values: what the first axis of the values counts: the examples, or something else
         ("other": classes, a scalar) that does not follow the order of the examples.
@@ -59,6 +60,7 @@ class Law:
     static: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     adapt: Callable[..., Any] | None = None
     floats: tuple[int, ...] = (0, 1)
+    unbatched: tuple[int, ...] = ()
     shape: tuple[int, ...] = (BATCH,)
     values: Literal["examples", "other"] = "examples"
     follows_order: bool = True
@@ -88,6 +90,12 @@ class Law:
 
     def draw(self, seed: int = 0, scale: float = 1.0, batch: int = BATCH) -> Args:
         return self.make(np.random.default_rng(seed), batch, scale)
+
+    def by_example(self, args: Args, change: Callable[[Any], Any]) -> Args:
+        """Return the arrays with those that have a batch axis changed."""
+        return tuple(
+            a if i in self.unbatched else change(a) for i, a in enumerate(args)
+        )
 
     def __str__(self) -> str:
         settings = {**self.hyper, **self.static}

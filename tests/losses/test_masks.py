@@ -43,9 +43,10 @@ def test_everything_masked_is_nothing(law: Law):
 def test_masking_examples_is_dropping_them(law: Law, junk):
     args = law.draw(seed=15)
     keep = np.array([True, False, True, True, False, True, True, False])
-    dropped = tuple(a[keep] for a in args)
+    batched = [i for i in law.floats if i not in law.unbatched]
+    dropped = law.by_example(args, lambda a: a[keep])
     spoiled = tuple(a.copy() for a in args)
-    for position in law.floats:
+    for position in batched:
         spoiled[position][~keep] = junk
     values, gradients, _ = evaluate(law, dropped, quick=True)
     cotangent = weights(values.shape)
@@ -59,6 +60,7 @@ def test_masking_examples_is_dropping_them(law: Law, junk):
         assert np.all(masked[~keep] == 0)
         masked = masked[keep]
     np.testing.assert_allclose(masked, values, rtol=1e-5, atol=1e-6)
-    for gradient, full in zip(gradients, masked_gradients, strict=True):
-        assert_close(full[keep], gradient, rtol=1e-5)
-        assert np.all(full[~keep] == 0)
+    for i, gradient, full in zip(law.floats, gradients, masked_gradients, strict=True):
+        kept = keep if i in batched else np.ones(len(full), bool)
+        assert_close(full[kept], gradient, rtol=1e-5)
+        assert np.all(full[~kept] == 0)

@@ -29,10 +29,11 @@ def test_vmap_is_batched(law: Law):
     @functools.partial(jax.jit, compiler_options=QUICK)
     def vmapped(args, hyper):
         def one(*example):
-            batch = [a[None] for a in example]
+            batch = law.by_example(example, lambda a: a[None])
             return law.fn(*batch, **hyper, **law.static)[0]
 
-        return jax.vmap(one)(*args)
+        axes = [None if i in law.unbatched else 0 for i in range(len(args))]
+        return jax.vmap(one, axes)(*args)
 
     values, _, _ = evaluate(law, args)
     mapped = vmapped(args, traced(law))
@@ -88,8 +89,12 @@ def test_sharded_is_one_device(law: Law, count, devices):
     values, gradients, _ = evaluate(law, args)
     mesh = Mesh(np.array(devices[:count]), ("batch",))
     rows = NamedSharding(mesh, P)
-    hyper = jax.device_put(traced(law), NamedSharding(mesh, PartitionSpec()))
-    sharded = evaluate(law, jax.device_put(args, rows), hyper, quick=True)
+    whole = NamedSharding(mesh, PartitionSpec())
+    hyper = jax.device_put(traced(law), whole)
+    args = law.by_example(
+        jax.device_put(args, whole), lambda a: jax.device_put(a, rows)
+    )
+    sharded = evaluate(law, args, hyper, quick=True)
     np.testing.assert_allclose(sharded[0], values, rtol=1e-5, atol=1e-6)
     for gradient, expected in zip(sharded[1], gradients, strict=True):
         assert_close(gradient, expected, rtol=1e-5)
@@ -149,9 +154,9 @@ def test_devices_see_the_global_batch(law: Law, how, count, devices):
     local = _local(law, count)
     split = [a.reshape(count, -1, *a.shape[1:]) for a in args]
     if how == "pmap":
-        spread = jax.pmap(
-            local, "batch", in_axes=(0, 0, None, 0), devices=devices[:count]
-        )
+        # pmap would give the None of an empty dict to its neighbour
+        axes = (0, 0, None if hyper else {}, 0)
+        spread = jax.pmap(local, "batch", in_axes=axes, devices=devices[:count])
     else:
 
         def one(args, cotangent, hyper, where):

@@ -37,12 +37,12 @@ class Rows:
     def diagonal(self) -> Bool[Array, "rows columns"]:
         """Where row and column are the same example."""
         rows = self.first + jnp.arange(len(self.kept))
-        return rows[:, None] == jnp.arange(len(self.columns_kept))
+        return rows[:, None] == jnp.arange(len(self.columns_kept))[None]
 
     @property
     def pairs(self) -> Bool[Array, "rows columns"]:
         """Where both row and column take part."""
-        return self.kept[:, None] & self.columns_kept
+        return self.kept[:, None] & self.columns_kept[None]
 
 
 def gather(array: Array, axis_name: str | None) -> Array:

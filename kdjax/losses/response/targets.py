@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from kdjax import checks
-from kdjax.losses._arrays import Scalar, scalar, upcast
+from kdjax.losses._arrays import Scalar, scalar, standardized, upcast
 from kdjax.losses._softmax import FLOOR, kl, log_ratio, log_softmax
 
 
@@ -41,20 +41,8 @@ def standardize_logits(
     """
     logits = jnp.asarray(logits)
     checks.logits("standardize_logits", logits=logits)
-    scale = 2.0**-4  # exact, and neither a row's range nor its reciprocal overflows
-    scaled = scale * upcast(logits)[0]
-    peak = jax.lax.stop_gradient(scaled.max(axis=-1, keepdims=True))
-    span = jax.lax.stop_gradient(peak - scaled.min(axis=-1, keepdims=True))
-    constant = span == 0
-    # The result does not depend on peak and span, but the rounding does: relative to
-    # them nothing cancels, overflows or vanishes.
-    span = jnp.where(constant, 1.0, span)
-    unit = jnp.where(constant, 0.0, (scaled - peak) / span)
-    centred = unit - unit.mean(axis=-1, keepdims=True)
-    freedom = max(logits.shape[-1] - 1, 1)
-    variance = jnp.square(centred).sum(axis=-1, keepdims=True) / freedom
-    std = jnp.sqrt(jnp.where(constant, 1.0, variance))
-    return centred / (scale * 1e-7 / span + std)
+    [wide] = upcast(logits)
+    return standardized(wide, axis=(-1,), epsilon=1e-7)
 
 
 def progressive_targets(

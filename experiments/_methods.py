@@ -1,0 +1,215 @@
+"""Ways to distil beside the labels: what `feature`, `relation` and `compare` share."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import optax
+
+from experiments._images import Config as ImageConfig
+from experiments._images import Images
+from experiments._model import Model
+from experiments._run import Run
+from kdjax import checks, report
+from kdjax.base import Batch, Network, Outputs, Variables
+from kdjax.models import projectors
+
+STAGES = ("stage1", "stage2", "stage3")
+Loss = Callable[[Outputs, Outputs, Batch], Any]
+
+
+class Taught(NamedTuple):
+    """What a method does to the two networks.
+
+    Attributes:
+      loss: `loss(student, teacher, batch)`, a scalar before its weight.
+      parts: learned parts beside the student, as `networks.with_parts` takes them.
+      teacher: makes the teacher, if the method adds learned parts to it.
+      exported: whether the parts stay in the student when it is used.
+    """
+
+    loss: Loss
+    parts: Mapping[str, Any] = {}
+    teacher: Callable[[], tuple[Network, Variables]] | None = None
+    exported: bool = False
+
+
+Build = Callable[[Images, tuple[str, ...]], Taught]
+
+
+class Method(NamedTuple):
+    """How a student learns from its teacher.
+
+    Attributes:
+      matches: what of the teacher it matches, in a few words.
+      weight: of its loss, as published.
+      build: `build(images, layers)` makes the loss of these layers, or of the method's
+        own where none are given; it checks all shapes.
+      labels: the weight of the labels beside it.
+    """
+
+    matches: str
+    weight: float
+    build: Build
+    labels: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(ImageConfig):
+    """Residual networks of one family."""
+
+    seeds: tuple[int, ...] = (5,)
+    """One number: how many (0, 1, ...); several: which."""
+    steps: int = 200
+    """Training steps of each student."""
+    learning_rates: tuple[float, ...] = (5e-2,)
+    """Tried for each kind of student; the best on the validation split counts."""
+    optimizer: Literal["adam", "sgd"] = "sgd"
+    """AdamW, or SGD with momentum 0.9."""
+    weight_decay: float = 5e-4
+    """Weight decay of teacher and students."""
+    student: Model = Model(model="resnet")
+    """The small network: by default resnet8."""
+    teacher: Model = Model(model="resnet", depth=14)
+    """The large one: by default resnet14."""
+    teacher_steps: int = 400
+    """Training steps of the teacher."""
+    teacher_learning_rate: float = 5e-2
+    """Peak learning rate of the teacher."""
+
+
+SMOKE = {
+    "seeds": (2,),
+    "steps": 10,
+    "teacher_steps": 10,
+    "teacher": Model(model="resnet", depth=8),
+}
+
+
+def hard(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
+    """Learn from the labels."""
+    labels = optax.softmax_cross_entropy_with_integer_labels(
+        student.logits, batch["label"]
+    )
+    return {"hard": labels.mean()}
+
+
+def choose(methods: Mapping[str, Method], name: str) -> Method:
+    """Return a method by name.
+
+    Raises:
+      ValueError: if there is none; it lists what there is.
+    """
+    if name in methods:
+        return methods[name]
+    close = difflib.get_close_matches(name, methods)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(
+        f"config: there is no method {name!r}.{hint} There are: {', '.join(methods)}"
+    )
+
+
+def distil(
+    images: Images,
+    name: str,
+    method: Method,
+    taught: Taught,
+    weight: float | None = None,
+    family: str | None = None,
+) -> None:
+    """Train one kind of students by a method, beside the labels."""
+    weight = method.weight if weight is None else weight
+
+    def objective(student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Any]:
+        labels = method.labels * hard(student, teacher, batch)["hard"]
+        return {"distil": weight * taught.loss(student, teacher, batch), "hard": labels}
+
+    images.students(
+        name,
+        objective,
+        parts=taught.parts,
+        exported=taught.exported,
+        teacher=taught.teacher,
+        family=family,
+    )
+
+
+def fitting(images: Images, methods: Mapping[str, Method]) -> dict[str, Taught]:
+    """Return what the methods make of these networks; note those that do not fit."""
+    taught = {}
+    for name, method in methods.items():
+        try:
+            taught[name] = method.build(images, ())
+        except ValueError as error:
+            images.notes.append(f"{name} is left out: {error}")
+    return taught
+
+
+def each(loss: Callable[..., Any], *layers: str, needs: str = "channels") -> Build:
+    """Return the `build` that sums a loss over layers, as they are."""
+
+    def build(images: Images, chosen: tuple[str, ...]) -> Taught:
+        names = chosen or layers
+        images.match(names, needs)
+
+        def summed(student: Outputs, teacher: Outputs, batch: Batch) -> Any:
+            return sum(
+                loss(student.features[n], teacher.features[n]).mean() for n in names
+            )
+
+        return Taught(summed)
+
+    return build
+
+
+def of_logits(loss: Callable[..., Any], **settings: Any) -> Build:
+    """Return the `build` of a loss between logits."""
+
+    def build(images: Images, chosen: tuple[str, ...]) -> Taught:
+        if chosen:
+            raise ValueError(
+                f"config: this method matches logits, not layers; got {list(chosen)}"
+            )
+        return Taught(lambda s, t, _: loss(s.logits, t.logits, **settings).mean())
+
+    return build
+
+
+def labelled(loss: Callable[..., Any]) -> Build:
+    """Return the `build` of a loss between logits that looks at the labels, too."""
+    return lambda *_: Taught(
+        lambda s, t, batch: loss(s.logits, t.logits, batch["label"]).mean()
+    )
+
+
+def projected(loss: Callable[..., Any], *layers: str) -> Build:
+    """Return the `build` that sums a loss over layers, through a regressor each."""
+
+    def build(images: Images, chosen: tuple[str, ...]) -> Taught:
+        shapes = images.match(chosen or layers, "batch")
+        parts = {
+            name: projectors.ConvRegressor(shape[-1], shape[1:-1], relu=False)
+            for (name, _), (_, shape) in shapes.items()
+        }
+        return each(loss, *layers, needs="batch")(images, chosen)._replace(parts=parts)
+
+    return build
+
+
+def experiment(name: str, config: Any, methods: Mapping[str, Method]) -> report.Result:
+    """Compare students taught by one method with students on labels alone."""
+    method = choose(methods, config.method)
+    config = config.checked()
+    if config.weight is not None:
+        checks.positive("config", weight=config.weight)
+    task = config.load()
+    with Run(name, config) as run:
+        images = Images(run, config, task, kinds=2)
+        taught = method.build(images, config.layers)
+        images.students("student alone", hard)
+        distil(images, "student distilled", method, taught, config.weight)
+        question = f"{config.method} ({method.matches}) on {config.dataset}"
+        return run.finish(
+            images.result(question, better="student distilled", than="student alone")
+        )
