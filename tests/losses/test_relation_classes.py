@@ -230,3 +230,27 @@ def test_graph_is_finite_under_any_mask(student, teacher, where):
     assert np.all(terms >= 0)
     assert np.all(terms[:, ~where] == 0)
     assert np.all(np.isfinite(gradients))
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [
+        np.float32([[1e4, 0, 1], [-1e4, 1e4, 1], [1, 1, -1e4], [1, 0, -1e4]]),
+        np.float32([[20, 0, 1], [0, 20, 2], [20, 1, 0], [0, 20, 3]]),
+    ],
+)
+def test_classes_that_nobody_has_are_constant(teacher):
+    """In float32, where rounding is all that their column holds."""
+    student = np.float32([[-1e4, -1e4, 1], [0, -1e4, -1e4], [1e4, 1, -1e4], [0, 1, 0]])
+    for pair in ((student, teacher), (teacher, teacher), (teacher, student)):
+        expected = reference.intra_class_correlation(
+            *(np.float64(a) for a in pair), temperature=1.0
+        )
+        found = losses.intra_class_correlation(*pair)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e20])
+def test_the_order_does_not_depend_on_the_teachers_scale(scale):
+    scaled = _rank_order(4)(STUDENT, np.float32(scale) * TEACHER)
+    close(scaled, _rank_order(4)(STUDENT, TEACHER), rtol=1e-5)

@@ -105,8 +105,8 @@ def class_activation(
     student, teacher = jnp.asarray(student), jnp.asarray(teacher)
     check_maps(name, student=student, teacher=teacher)
     check_channels(name, student=student, teacher=teacher)
-    if size < 1:
-        raise ValueError(f"{name}: size must be at least 1, got {size}")
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"{name}: size must be an int of at least 1, got {size}")
     spatial = (size,) * (student.ndim - 2)
     s, t = (
         l2_normalize(flat_space(adaptive_pool(maps, spatial)), axis=1)

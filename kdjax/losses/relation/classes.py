@@ -126,6 +126,18 @@ def _centred(array: Array, kept: Array) -> Array:
     return jnp.where(kept, above - above.sum(axis=0, keepdims=True) / count, 0.0)
 
 
+def _over_the_batch(logits: Array, temperature: Array, kept: Array) -> Array:
+    """Class probabilities less their mean over the kept examples.
+
+    Where no example is sure, the deviations from 1/C keep more digits. One form for
+    all: rows of both, or a small probability less 1/C, would differ by rounding, and
+    rounding is all there is in the column of a class that nobody has.
+    """
+    p = log_softmax(logits, temperature)
+    unsure = ((p.scaled.min(axis=-1) > -1.0) | ~kept).all()
+    return _centred(jnp.where(unsure, _deviations(p), p.probs), kept)
+
+
 def intra_class_correlation(
     student_logits: Float[Array, "batch classes"],
     teacher_logits: Float[Array, "batch classes"],
@@ -173,8 +185,7 @@ def intra_class_correlation(
         axis_name,
     )
     a, b = (
-        _centred(_deviations(log_softmax(z, temperature)), examples.columns_kept)
-        for z in examples.columns
+        _over_the_batch(z, temperature, examples.columns_kept) for z in examples.columns
     )
     return temperature**2 * _pearson_distance(a, b, axis=0)
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax import checks
-from kdjax.losses._arrays import Scalar, saturated, scalar
+from kdjax.losses._arrays import Scalar, rescaled, saturated, scalar
 from kdjax.losses._softmax import log_softmax
 from kdjax.losses.relation._columns import embeddings, rows
 
@@ -72,14 +72,15 @@ def rank_order(
     name = "rank_order"
     student, teacher, where = embeddings(name, student, teacher, where)
     checks.positive(name, alpha=alpha, beta=beta)
-    if length < 1:
-        raise ValueError(f"{name}: length must be > 0, got {length}")
+    if not isinstance(length, int) or length < 1:
+        raise ValueError(f"{name}: length must be an int > 0, got {length}")
     examples = rows(where, axis_name, student, teacher)
     student, teacher = examples.columns
     alpha = scalar(name, "alpha", alpha, like=student)
     beta = scalar(name, "beta", beta, like=student)
     query = jnp.argmax(examples.columns_kept)  # the first kept one
     others = examples.columns_kept & (jnp.arange(len(student)) != query)
+    teacher, _ = rescaled(teacher, axis=(0, 1))  # the order is that at any scale
     far = jnp.where(others, _squared_distances(teacher, query), jnp.inf)
     order = jnp.argsort(far)  # stable; those that do not take part come last
     scores = -alpha * _power(_squared_distances(student, query), beta)[order]
@@ -89,4 +90,4 @@ def rank_order(
     remaining = (place >= step) & among
     choices = log_softmax(jnp.broadcast_to(scores, remaining.shape), where=remaining)
     chosen = (place == step) & among
-    return -jnp.where(chosen, choices.log_probs, 0.0).sum().reshape(1)
+    return jnp.where(chosen, -choices.log_probs, 0.0).sum().reshape(1)

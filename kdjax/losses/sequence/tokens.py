@@ -86,17 +86,16 @@ def top_k_kl(
     log_p = jnp.where(log_p > 0, 0.0, jnp.maximum(log_p, FLOOR))
     softmax = log_softmax(student)
     log_q = jnp.take_along_axis(softmax.log_probs, ids, axis=-1)
-    if not tail:
+    if not tail or log_p.shape[-1] == student.shape[-1]:
         return (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
-    if log_p.shape[-1] < student.shape[-1]:
-        others = jnp.put_along_axis(
-            jnp.ones(student.shape, bool), ids, False, axis=-1, inplace=False
-        )
-        rest = log_softmax(student, where=others)
-        lower = jnp.maximum(rest.peak - softmax.peak, FLOOR)
-        log_u = lower + rest.log_norm - softmax.log_norm
-        log_p = jnp.concatenate([log_p, _log_rest(log_p)], axis=-1)
-        log_q = jnp.concatenate([log_q, log_u], axis=-1)
+    others = jnp.put_along_axis(
+        jnp.ones(student.shape, bool), ids, False, axis=-1, inplace=False
+    )
+    rest = log_softmax(student, where=others)
+    lower = jnp.maximum(rest.peak - softmax.peak, FLOOR)
+    log_u = lower + rest.log_norm - softmax.log_norm
+    log_p = jnp.concatenate([log_p, _log_rest(log_p)], axis=-1)
+    log_q = jnp.concatenate([log_q, log_u], axis=-1)
     return kl(jnp.exp(log_p), jnp.exp(log_q), log_p - log_q)
 
 

@@ -11,12 +11,13 @@ def top_k_kl(student, log_probs, ids, *, tail):
     for logits, stored, which in zip(student, log_probs, ids, strict=True):
         q, p = softmax(logits), np.exp(np.minimum(stored, 0.0))
         pairs = [(a, q[c]) for a, c in zip(p, which, strict=True)]
-        if tail and len(which) < len(q):
+        bucket = tail and len(which) < len(q)
+        if bucket:
             others = [q[c] for c in range(len(q)) if c not in which]
             pairs.append((max(1.0 - math.fsum(p), 0.0), math.fsum(others)))
         terms = [a * (math.log(a) - math.log(b)) for a, b in pairs if a > 0]
         # both sum to 1, but for the rounding of what was stored
-        excess = math.fsum(b - a for a, b in pairs) if tail else 0.0
+        excess = math.fsum(b - a for a, b in pairs) if bucket else 0.0
         values.append(math.fsum(terms) + excess)
     return values
 

@@ -36,8 +36,9 @@ ROWS = [
             stored(k),
             tokens.top_k_kl,
             static={"tail": tail},
-            at_minimum=as_stored if tail else None,
-            nonnegative=tail,
+            # of all classes stored the plain sum is the contract, with its rounding
+            at_minimum=as_stored if tail and k < CLASSES else None,
+            nonnegative=tail and k < CLASSES,
             shift_invariant=(0,),
             leading_axes=True,
         )
