@@ -20,8 +20,9 @@ HEAD = """# The losses
 All of `kdjax.losses`, one line each; `help(losses.soft_target_kl)` says the rest.
 A loss takes the student first, the teacher second and labels third, and returns
 unreduced values: their `.mean()` is the loss as published, before the weight in the
-last column but one. `z` are logits, `p = softmax(z_t/T)` is the teacher and
-`q = softmax(z_s/T)` the student.
+last column but one. What is made for losses, and is none, says so. `z` are logits,
+`p = softmax(z_t/T)` is the teacher and `q = softmax(z_s/T)` the student; the docstring
+names all other symbols.
 
 This page is made by `python -m docs.generate` from the docstrings.
 """
@@ -64,8 +65,7 @@ def _formula(name: str, paragraph: str) -> str:
 
 def _returns(text: str) -> str:
     section = text.split("\nReturns:\n")[1].split("\n\n")[0]
-    [code] = re.findall(r"`[^`]*`", section)[:1] or [section.split(",")[0].strip()]
-    return code
+    return re.findall(r"`[^`]*`", section)[0]
 
 
 def _paper(paragraph: str) -> str:
@@ -73,7 +73,7 @@ def _paper(paragraph: str) -> str:
     named = re.match(r"(.*?):? (https://\S+)", paragraph)
     if not named:
         raise ValueError(f"no paper with its link in {paragraph!r}")
-    return f"[{named[1]}]({named[2].rstrip('.')})"
+    return f"[{named[1]}]({named[2].rstrip('.;,')})"
 
 
 def row(name: str, fn: Callable[..., Any]) -> list[str]:

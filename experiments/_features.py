@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments._images import Images
-from experiments._methods import STAGES, Taught, each, projected
+from experiments._methods import STAGES, Taught, each, projected, several, single
 from kdjax import data, losses, networks, train
 from kdjax.base import Network, Outputs, Variables
 from kdjax.models import projectors
@@ -19,7 +19,7 @@ PREACTIVATIONS = tuple(f"{stage}_preact" for stage in STAGES)
 hint = projected(losses.hint, "stage2")
 cosine = projected(losses.cosine_hint, LAST)
 attention = each(losses.attention_transfer, *STAGES, needs="axes")
-selectivity = each(losses.neuron_selectivity, LAST, needs="axes")
+selectivity = each(losses.neuron_selectivity, *STAGES, needs="axes")
 boundary = projected(losses.activation_boundary, *PREACTIVATIONS)
 channels = projected(losses.channel_wise_kl, LAST)
 correlation = projected(losses.channel_correlation, LAST)
@@ -29,7 +29,7 @@ pearson = projected(losses.pearson_features, LAST)
 
 def flow(images: Images, chosen: tuple[str, ...]) -> Taught:
     """FSP: how one layer turns into the next."""
-    layers = chosen or ("stem", *STAGES)
+    layers = several("flow", chosen or ("stem", *STAGES))
     images.match(layers, "channels")
 
     def pairs(outputs: Outputs) -> list[tuple[Any, Any]]:
@@ -45,7 +45,7 @@ def flow(images: Images, chosen: tuple[str, ...]) -> Taught:
 
 def singular(images: Images, chosen: tuple[str, ...]) -> Taught:
     """KDSVD: how the main direction of one map turns into the next one's."""
-    layers = chosen or STAGES
+    layers = several("singular", chosen or STAGES)
     images.match(layers, "channels")
 
     def loss(student: Outputs, teacher: Outputs, batch: Any) -> Any:
@@ -138,9 +138,14 @@ def calibration(images: Images, chosen: tuple[str, ...]) -> Taught:
 
 def classifier(images: Images, chosen: tuple[str, ...]) -> Taught:
     """SimKD: the student's last map, projected, is read by the teacher's own head."""
-    [layer] = chosen or (LAST,)
+    layer = single("classifier", chosen or (LAST,))
     [(_, shape)] = images.match((layer,), "batch").values()
     head = images.teacher.variables["params"]["head"]
+    if shape[-1] != head["kernel"].shape[0]:
+        raise ValueError(
+            f"config: the teacher's head reads {head['kernel'].shape[0]} channels, but "
+            f"its {layer!r} has {shape[-1]}; choose the layer before the head"
+        )
     reused = projectors.ReusedClassifier(**head)
     parts = {
         layer: projectors.SimKDProjector(shape[-1]),
@@ -152,7 +157,11 @@ def classifier(images: Images, chosen: tuple[str, ...]) -> Taught:
 
 def factor(images: Images, chosen: tuple[str, ...]) -> Taught:
     """FT: the student follows a paraphrase of the teacher's map, trained before it."""
-    [layer] = chosen or (LAST,)
+    layer = single("factor", chosen or (LAST,))
+    images.notes.append(
+        f"factor: its paraphraser learns from the teacher's maps for "
+        f"{images.config.steps} steps before; they are in no student's budget."
+    )
     [(_, shape)] = images.match((layer,), "batch").values()
     paraphraser = projectors.Paraphraser()
 

@@ -5,13 +5,14 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
+import jax.numpy as jnp
 import optax
 
 from experiments._images import Config as ImageConfig
 from experiments._images import Images
 from experiments._model import Model
 from experiments._run import Run
-from kdjax import checks, report
+from kdjax import checks, data, networks, report
 from kdjax.base import Batch, Network, Outputs, Variables
 from kdjax.models import projectors
 
@@ -77,6 +78,24 @@ class Config(ImageConfig):
     """Training steps of the teacher."""
     teacher_learning_rate: float = 5e-2
     """Peak learning rate of the teacher."""
+    layers: tuple[str, ...] = ()
+    """Features to match, of student and teacher; default: the method's own."""
+
+    def check_layers(self, task: data.Task) -> None:
+        """Look at the layers by their shapes, before anything is trained.
+
+        Raises:
+          ValueError: if one is not there, is given twice or is no feature.
+        """
+        if len(set(self.layers)) < len(self.layers) or "logits" in self.layers:
+            raise ValueError(
+                "config: layers must be features, all different; got "
+                f"{list(self.layers)} (logits are what response methods match)"
+            )
+        pair = (model.build(task.num_classes) for model in (self.student, self.teacher))
+        if self.layers and not self.teacher_from:
+            example = jnp.zeros((1, *task.train["image"].shape[1:]))
+            networks.match(*pair, example, self.layers, needs="batch")
 
 
 SMOKE = {
@@ -163,6 +182,20 @@ def each(loss: Callable[..., Any], *layers: str, needs: str = "channels") -> Bui
     return build
 
 
+def several(method: str, layers: tuple[str, ...]) -> tuple[str, ...]:
+    """Raise unless there are two layers or more."""
+    if len(layers) < 2:
+        raise ValueError(f"config: {method} compares layers; give two or more")
+    return layers
+
+
+def single(method: str, layers: tuple[str, ...]) -> str:
+    """Return the one layer of a method that takes no more."""
+    if len(layers) > 1:
+        raise ValueError(f"config: {method} takes one layer, got {list(layers)}")
+    return layers[0]
+
+
 def of_logits(loss: Callable[..., Any], **settings: Any) -> Build:
     """Return the `build` of a loss between logits."""
 
@@ -189,7 +222,9 @@ def projected(loss: Callable[..., Any], *layers: str) -> Build:
     def build(images: Images, chosen: tuple[str, ...]) -> Taught:
         shapes = images.match(chosen or layers, "batch")
         parts = {
-            name: projectors.ConvRegressor(shape[-1], shape[1:-1], relu=False)
+            name: projectors.ConvRegressor(
+                shape[-1], shape[1:-1], relu=not name.endswith("_preact")
+            )
             for (name, _), (_, shape) in shapes.items()
         }
         return each(loss, *layers, needs="batch")(images, chosen)._replace(parts=parts)
@@ -204,12 +239,13 @@ def experiment(name: str, config: Any, methods: Mapping[str, Method]) -> report.
     if config.weight is not None:
         checks.positive("config", weight=config.weight)
     task = config.load()
+    config.check_layers(task)
     with Run(name, config) as run:
         images = Images(run, config, task, kinds=2)
         taught = method.build(images, config.layers)
         images.students("student alone", hard)
         distil(images, "student distilled", method, taught, config.weight)
-        question = f"{config.method} ({method.matches}) on {config.dataset}"
+        question = f"{config.method} on {config.dataset}: {method.matches}"
         return run.finish(
             images.result(question, better="student distilled", than="student alone")
         )

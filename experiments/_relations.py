@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments._images import Images
-from experiments._methods import Taught, each, of_logits
+from experiments._methods import Taught, each, of_logits, several, single
 from kdjax import losses, networks
 from kdjax.base import Outputs
 from kdjax.models import projectors
@@ -20,9 +20,13 @@ def _dist(student: Any, teacher: Any) -> Any:
 
 
 def _grams(student: Any, teacher: Any) -> Any:
-    alone = losses.soft_target_kl(student, teacher, temperature=4.0)
-    grams = losses.class_gram(student, teacher).mean()
-    return alone + grams + losses.batch_gram(student, teacher)
+    def at(temperature: float) -> Any:
+        settings = {"temperature": temperature}
+        alone = losses.soft_target_kl(student, teacher, **settings)
+        grams = losses.class_gram(student, teacher, **settings).mean()
+        return alone + grams + losses.batch_gram(student, teacher, **settings)
+
+    return sum(at(temperature) for temperature in (2.0, 3.0, 4.0, 5.0, 6.0))
 
 
 rkd = each(_rkd, "pooled", needs="batch")
@@ -36,7 +40,7 @@ grams = of_logits(_grams)
 
 def contrast(images: Images, chosen: tuple[str, ...]) -> Taught:
     """CRD: the embedding of an example is nearer its teacher's than any other's."""
-    [layer] = chosen or ("pooled",)
+    layer = single("contrast", chosen or ("pooled",))
     images.match((layer,), "batch")
     embedding = projectors.LinearEmbedding(128)
     parts = {
@@ -54,7 +58,8 @@ def contrast(images: Images, chosen: tuple[str, ...]) -> Taught:
 def graph(images: Images, chosen: tuple[str, ...]) -> Taught:
     """IRG: examples, distances between them, and how both change with depth."""
     # the last two have one width: between them there is a transformation
-    layers = chosen or ("stage1", "stage2", "stage3_preact", "stage3")
+    default = ("stage1", "stage2", "stage3_preact", "stage3")
+    layers = several("graph", chosen or default)
     images.match(layers[:-1], "batch")
     images.match(layers[-1:], "channels")
 

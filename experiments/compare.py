@@ -1,9 +1,9 @@
 """Which of the published methods help a student most, at equal budget?
 
 Every method of the catalogue that applies to image classification: one teacher, the
-same students, steps, batches and seeds, weights as published; gains over the student on
-labels alone, seed by seed. Finished methods are kept: the same command goes on. After
-Tian et al. 2020, https://arxiv.org/abs/1910.10699.
+same students, steps, batches, seeds and learning rate, no weight tuned; gains over the
+student on labels alone, seed by seed. Finished methods are kept: the same command goes
+on. After Tian et al. 2020, https://arxiv.org/abs/1910.10699.
 
 python -m experiments.compare                          # digits, 10 minutes on 2 cores
 python -m experiments.compare --methods kd hint rkd --seeds 5

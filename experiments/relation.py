@@ -39,10 +39,8 @@ class Config(_methods.Config):
     """A way to match relations, against labels alone."""
 
     method: _run.choice(METHODS) = "rkd"
-    layers: tuple[str, ...] = ()
-    """Features to match, of student and teacher; default: those of the paper."""
     weight: float | None = None
-    """Weight of the method's loss; default: as published."""
+    """Weight of the method's loss; default: as published, if there is one."""
 
 
 SMOKE = Config(**_methods.SMOKE)

@@ -94,9 +94,11 @@ def plot_comparison(path: str | Path, result: Result) -> None:
         )
         if row.name == result.baseline:
             axes.axvline(accuracy.mean(), color="gray", lw=1, ls="--")
+    axes.set_ylim(-len(result.rows) + 0.3, 0.7)
     names = [row.name for row in result.rows]
     axes.set_yticks(range(0, -len(names), -1), names, fontsize=8)
     for family in families:
         axes.plot([], [], "o", color=f"C{families.index(family)}", label=family)
-    axes.legend(frameon=False, title="mean ± std over seeds", fontsize=8)
+    outside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+    axes.legend(frameon=False, fontsize=8, **outside)
     figure.savefig(path)

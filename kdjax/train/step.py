@@ -96,8 +96,9 @@ def make_step(
       objective: `objective(student, teacher, batch) -> {name: term}`, see `objectives`.
       tx: the optimizer.
       accumulate: into how many equal parts the batch is cut, one in memory at a time.
-        The update equals the whole batch's, masked means included, for networks without
-        batch statistics and dropout.
+        The update equals the whole batch's, masked means included, for networks and
+        learned parts without batch statistics and dropout, and objectives without
+        relations between examples.
       inputs: the field of the batch that both networks read, or a function of it.
 
     Returns:

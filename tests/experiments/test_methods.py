@@ -75,6 +75,9 @@ def test_help_says_what_every_method_matches(command):
     [
         (feature, ["--method", "hnt"], "'hint'"),
         (feature, ["--weight", "-1"], "weight must be > 0, got -1.0"),
+        (feature, ["--layers", "stage9"], "Did you mean 'stage3'"),
+        (feature, ["--layers", "logits"], "layers must be features"),
+        (feature, ["--layers", "stem", "stem"], "all different"),
         (relation, ["--method", "classes", "--layers", "pooled"], "logits, not layers"),
         (compare, ["--methods", "kd", "rdk"], "'rkd'"),
         (compare, ["--steps", "0"], "steps must be > 0, got 0"),
@@ -145,6 +148,22 @@ def test_methods_that_do_not_fit_are_left_out_with_the_reason(images, monkeypatc
     assert flow.startswith("flow is left out: ")
     assert graph.startswith("graph is left out: ")
     assert "channels differ" in flow
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "says"),
+    [
+        ("flow", ("stage1",), "two or more"),
+        ("singular", ("stage1",), "two or more"),
+        ("factor", ("stage1", "stage2"), "takes one layer"),
+        ("contrast", ("pooled", "stage2"), "takes one layer"),
+        ("classifier", ("stage2",), "the teacher's head reads 64 channels"),
+        ("kd", ("stage2",), "logits, not layers"),
+    ],
+)
+def test_layers_that_are_too_few_or_many(images, name, layers, says):
+    with pytest.raises(ValueError, match=says):
+        compare.METHODS[name].build(images, layers)
 
 
 def test_all_kinds_of_students_start_alike(images):

@@ -88,7 +88,7 @@ def factor_transfer(
     The mean over all elements of `|s/‖s‖ − t/‖t‖|` with s and t all features of one
     example, flattened. Zero features stay zero.
 
-    Published weight: 200 (the CRD benchmark).
+    Published weight: 200 (the CRD benchmark, of factors averaged over channels first).
 
     Use when small modules trained beside the networks, a paraphraser of the teacher
     and a translator of the student, give the features to compare.

@@ -130,8 +130,9 @@ def noise_contrastive(
         same on all devices and stay so.
 
     Returns:
-      The values `[batch]`, one per example, whose `.mean()` is the published loss; the
-      new student and teacher memories, without gradient; and the partition `[2]`.
+      `([batch], (student memory, teacher memory), [2])`: one value per example, whose
+      `.mean()` is the published loss; the new memories, without gradient; and the
+      partition.
 
     Raises:
       ValueError: if a shape, dtype or plain hyper-parameter is not as above.

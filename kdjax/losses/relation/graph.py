@@ -110,7 +110,7 @@ def relation_graph(
         columns are gathered.
 
     Returns:
-      The vertex, edge and transformation terms, `[batch]` each, 0 where masked; the
+      `(vertex, edge, transformation)`, three terms of `[batch]`, 0 where masked; the
       `.mean()` of each is its loss. For a batch of one the last two are 0, with one
       layer the last is.
 
