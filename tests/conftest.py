@@ -40,8 +40,11 @@ def small_disk(tmp_path):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Tell xdist what to keep in one process: a loss's laws, else a file's tests."""
+    """Tell xdist what to keep in one process: a loss's tests, else a file's."""
     for item in items:
-        law = getattr(item, "callspec", None) and item.callspec.params.get("law")
-        group = item.nodeid.split("::")[0] if law is None else f"laws-{law.name}"
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        loss = getattr(params.get("law"), "name", None)
+        if "losses/test_docs" in item.nodeid:
+            loss = loss or params.get("name")
+        group = f"losses/{loss}" if loss else item.nodeid.split("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))

@@ -1,5 +1,7 @@
 """The laws that every tabled loss obeys: what it returns."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -125,9 +127,8 @@ def test_low_precision_is_upcast(law: Law):
         assert_close(gradient.astype(np.float32), wanted, rtol=1e-2)
     for dtype in dtypes:
         alike = replace(low, law.floats, lambda a, d=dtype: a.astype(d))
-        values = law.fn(*alike, **law.hyper, **law.static)
-        assert values.dtype == jnp.float32
-        assert np.all(np.isfinite(values))
+        call = functools.partial(law.fn, **law.hyper, **law.static)
+        assert jax.eval_shape(call, *alike).dtype == jnp.float32
 
 
 @having(LAWS, "floats")

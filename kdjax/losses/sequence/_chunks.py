@@ -113,11 +113,9 @@ def _sides(plan: Plan, inputs: Inputs, weights: Array) -> tuple[_Side, _Side]:
 
 
 def _softmax(side: _Side, number: Array, temperature: Array) -> LogSoftmax:
-    logits = (
-        _dot(side.chunk(number), side.kernel, 1, 0, temperature.dtype) / temperature
-    )
+    logits = _dot(side.chunk(number), side.kernel, 1, 0, temperature.dtype)
     peak = logits.max(axis=-1, keepdims=True)
-    scaled = logits - peak
+    scaled = (logits - peak) / temperature
     log_norm = jnp.log(jnp.exp(scaled).sum(axis=-1, keepdims=True))
     return LogSoftmax(scaled, log_norm, peak)
 

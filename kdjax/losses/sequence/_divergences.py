@@ -53,9 +53,11 @@ def _forward_slopes(q: LogSoftmax, p: LogSoftmax, beta: Array, parts: Parts) -> 
     # the logits, and to compute it again costs less.
     q, p, parts = jax.lax.optimization_barrier((q, p, parts))
     ratio = log_ratio(p, q)
-    larger = jnp.exp(jnp.maximum(p.log_probs, q.log_probs))
+    above = ratio > 0
+    larger = jnp.exp(jnp.where(above, p.log_probs, q.log_probs))
+    gap = larger * jnp.expm1(jnp.where(above, -ratio, ratio))
     return Slopes(
-        jnp.sign(ratio) * larger * jnp.expm1(-jnp.abs(ratio)),  # q − p, all digits
+        jnp.where(above, gap, -gap),  # q − p with all digits
         p.probs * (ratio - parts[0][:, None]),
         jnp.zeros_like(parts[0]),
     )
