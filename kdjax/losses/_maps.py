@@ -15,7 +15,7 @@ def flat_space(maps: Array) -> Array:
     return maps.reshape(maps.shape[0], math.prod(maps.shape[1:-1]), maps.shape[-1])
 
 
-def _bins(size: int, bins: int, dtype: np.dtype) -> np.ndarray:
+def adaptive_bins(size: int, bins: int, dtype: np.dtype) -> np.ndarray:
     """Return the `[bins, size]` matrix that averages over adaptive bins."""
     index = np.arange(bins)[:, None]
     start, end = index * size // bins, -(-(index + 1) * size // bins)
@@ -29,7 +29,7 @@ def adaptive_pool(maps: Array, spatial: tuple[int, ...]) -> Array:
         zip(maps.shape[1:-1], spatial, strict=True), start=1
     ):
         if bins != size:
-            matrix = jnp.asarray(_bins(size, bins, maps.dtype))
+            matrix = jnp.asarray(adaptive_bins(size, bins, maps.dtype))
             pooled = jnp.tensordot(maps, matrix, (axis, 1), precision="highest")
             maps = jnp.moveaxis(pooled, -1, axis)
     return maps

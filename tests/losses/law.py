@@ -137,6 +137,11 @@ def equal(student, *others):
     return (student, student, *others[1:])
 
 
+def one_per_loss(laws: list[Law]) -> list[Law]:
+    """Return the first row of each loss, for laws that compile it several times."""
+    return list({law.name: law for law in reversed(laws)}.values())[::-1]
+
+
 def one_per_program(laws: list[Law]) -> list[Law]:
     """Return the first row of each program, for laws that compile it anew."""
     return list({law.program: law for law in reversed(laws)}.values())[::-1]

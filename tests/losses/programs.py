@@ -1,5 +1,6 @@
 """The few compiled programs that the laws share."""
 
+import contextlib
 import functools
 
 import jax
@@ -14,6 +15,16 @@ def weights(shape):
 
 # For what no optimisation of machine code can change: it is most of compiling.
 QUICK = {"xla_backend_optimization_level": 0}
+
+
+@contextlib.contextmanager
+def compiled_quickly():
+    """The same for what is not jitted here: eager operations compile one by one."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.losses.law import Law, one_per_program
+from tests.losses.law import Law, one_per_loss, one_per_program
 from tests.losses.rows import (
     feature_hints,
     feature_structure,
@@ -27,6 +27,7 @@ LAWS = [
     *policy.ROWS,
 ]
 PROGRAMS = one_per_program(LAWS)
+ONE_EACH = one_per_loss(LAWS)
 # What is tabled but is not a loss: given to losses, or made from labels.
 NOT_LOSSES = {
     *("standardize_logits", "progressive_targets", "virtual_teacher"),
@@ -38,6 +39,7 @@ NOT_ARRAYS = {"align_layers"}
 # Module scope lets pytest run all laws of a row together, where they share programs.
 each_law = pytest.mark.parametrize("law", LAWS, ids=str, scope="module")
 each_program = pytest.mark.parametrize("law", PROGRAMS, ids=str, scope="module")
+each_loss = pytest.mark.parametrize("law", ONE_EACH, ids=str, scope="module")
 
 
 def having(laws: list[Law], flag: str, *values):

@@ -15,7 +15,7 @@ import pytest
 from docs import generate
 from kdjax import losses
 from tests.losses.law import one_per_program
-from tests.losses.programs import traced
+from tests.losses.programs import compiled_quickly, traced
 from tests.losses.table import LAWS, NOT_ARRAYS, NOT_LOSSES
 
 FAMILIES = [module for _, module in generate.families()]
@@ -69,7 +69,8 @@ def test_example_runs(name):
     [example] = doctest.DocTestFinder(recurse=False).find(
         fn, name, globs={**scope, "jnp": jnp}
     )
-    result = doctest.DocTestRunner().run(example)
+    with compiled_quickly():
+        result = doctest.DocTestRunner().run(example)
     assert result.attempted > 0
     assert result.failed == 0
 

@@ -16,7 +16,14 @@ from tests.losses.programs import (
     evaluate_x64,
     weights,
 )
-from tests.losses.table import LAWS, PROGRAMS, each_law, each_program, having, replace
+from tests.losses.table import (
+    LAWS,
+    ONE_EACH,
+    each_law,
+    each_program,
+    having,
+    replace,
+)
 
 
 @each_law
@@ -110,7 +117,7 @@ def test_scaling_changes_nothing(law: Law):
             assert_close(moved, gradients[number], rtol=1e-3)
 
 
-@having(PROGRAMS, "floats")
+@having(ONE_EACH, "floats")
 def test_low_precision_is_upcast(law: Law):
     dtypes = [jnp.bfloat16, jnp.float16]  # one of each: the first array is bf16
     low = replace(law.draw(seed=9), law.floats[:1], lambda a: a.astype(dtypes[0]))
@@ -156,7 +163,7 @@ def test_finite_at_the_edges(law: Law, edge):
             assert max(bounds) <= law.gradient_bound
 
 
-@having(PROGRAMS, "floats")
+@having(ONE_EACH, "floats")
 def test_a_batch_of_one(law: Law):
     args = law.draw(seed=13, batch=1)
     values, gradients, by_hyper = evaluate(law, args, quick=True)

@@ -154,3 +154,30 @@ def test_a_number_of_layers_is_a_number(count):
     for pair in ((count, 4), (4, count)):
         with pytest.raises(ValueError, match=r"^align_layers: n_"):
             losses.align_layers(*pair)
+
+
+def test_empty_places_are_not_stored(both):
+    student, teacher = both
+    log_probs, ids = best(teacher, 5)
+    expected = losses.top_k_kl(student, log_probs[:, :4], ids[:, :4])
+    for empty in (-1, 50, 10**6):
+        found = losses.top_k_kl(student, log_probs, ids.at[:, 4].set(empty))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_padding_of_a_teacher_of_another_rate_reaches_no_kept_frame():
+    rng = np.random.default_rng(3)
+    student = rng.normal(size=(1, 3, 4)).astype(np.float32)
+    teacher = rng.normal(size=(1, 6, 4)).astype(np.float32)
+    where = np.array([[True, True, False]])
+    spoiled = teacher.copy()
+    spoiled[:, 4:] = np.nan
+
+    def loss(teacher):
+        values = losses.ctc_frames(student, teacher, where=where)
+        return values.sum(), values
+
+    (_, values), gradient = jax.value_and_grad(loss, has_aux=True)(spoiled)
+    expected = losses.ctc_frames(student, teacher, where=where)
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    assert np.all(np.asarray(gradient)[:, 4:] == 0)

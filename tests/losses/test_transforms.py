@@ -8,21 +8,29 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tests.losses.law import BATCH, Law
-from tests.losses.programs import QUICK, assert_close, evaluate, traced, weights
-from tests.losses.table import PROGRAMS, each_program, having
+from tests.losses.programs import (
+    QUICK,
+    assert_close,
+    compiled_quickly,
+    evaluate,
+    traced,
+    weights,
+)
+from tests.losses.table import ONE_EACH, each_loss, having
 
 P = PartitionSpec("batch")
 
 
-@each_program
+@each_loss
 def test_jit_is_eager(law: Law):
     args = law.draw(seed=3)
-    eager = law.fn(*args, **law.hyper, **law.static)
+    with compiled_quickly():
+        eager = law.fn(*args, **law.hyper, **law.static)
     values, _, _ = evaluate(law, args)
     np.testing.assert_allclose(values, eager, rtol=1e-5, atol=1e-6)
 
 
-@having(PROGRAMS, "per_example")
+@having(ONE_EACH, "per_example")
 def test_vmap_is_batched(law: Law):
     args = law.draw(seed=4)
 
@@ -40,7 +48,7 @@ def test_vmap_is_batched(law: Law):
     np.testing.assert_allclose(mapped, values, rtol=1e-5, atol=1e-6)
 
 
-@having(PROGRAMS, "per_example", False)
+@having(ONE_EACH, "per_example", False)
 def test_vmap_over_batches(law: Law):
     batches = [law.draw(seed) for seed in (4, 5)]
     stacked = [np.stack(arrays) for arrays in zip(*batches, strict=True)]
@@ -65,7 +73,7 @@ def test_vmap_over_batches(law: Law):
             assert_close(actual[number], expected, rtol=1e-5)
 
 
-@having(PROGRAMS, "leading_axes")
+@having(ONE_EACH, "leading_axes")
 def test_leading_axes(law: Law):
     args = law.draw(seed=6)
 
@@ -83,7 +91,7 @@ def test_leading_axes(law: Law):
 
 
 @pytest.mark.parametrize("count", [2, 8])
-@each_program
+@each_loss
 def test_sharded_is_one_device(law: Law, count, devices):
     if count == 2 and law.per_example:
         pytest.skip("rows that do not meet are sharded alike over 2 and 8 devices")
@@ -102,7 +110,7 @@ def test_sharded_is_one_device(law: Law, count, devices):
         assert_close(gradient, expected, rtol=1e-5)
 
 
-@each_program
+@each_loss
 def test_traced_once(law: Law):
     traces = []
 
@@ -117,7 +125,7 @@ def test_traced_once(law: Law):
     assert traces == [law.name]
 
 
-@having(PROGRAMS, "hyper")
+@having(ONE_EACH, "hyper")
 def test_a_sweep_is_a_vmap(law: Law):
     args = law.draw(seed=12)
     factors = np.float32([1.0, 0.7, 0.4])
@@ -148,7 +156,7 @@ def _local(law, count):
 
 @pytest.mark.parametrize("count", [2, 8])
 @pytest.mark.parametrize("how", ["shard_map", "pmap"])
-@having(PROGRAMS, "axis_name")
+@having(ONE_EACH, "axis_name")
 def test_devices_see_the_global_batch(law: Law, how, count, devices):
     args = law.draw(seed=14)
     examples = law.values == "examples"

@@ -9,13 +9,6 @@ from kdjax.losses._arrays import Scalar, l2_normalize, scalar
 from kdjax.losses._softmax import LogSoftmax, log_softmax
 from kdjax.losses.relation._columns import Rows, check_where, rows
 
-__all__ = [
-    "batch_gram",
-    "class_gram",
-    "inter_class_correlation",
-    "intra_class_correlation",
-]
-
 
 def _arrays(
     function: str,

@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kdjax import checks
 from kdjax.losses._arrays import Scalar, upcast
-from kdjax.losses._maps import adaptive_pool
+from kdjax.losses._maps import adaptive_bins, adaptive_pool
 from kdjax.losses._softmax import FLOOR, kl, log_softmax
 from kdjax.losses.response import soft_target_kl
 
@@ -63,7 +63,8 @@ def top_k_kl(
       student_logits: `[..., classes]`, any leading axes.
       teacher_log_probs: `[..., k]`, log-probabilities at temperature 1, as
         `jax.lax.top_k` of a log-softmax gives them; −inf is probability 0.
-      teacher_ids: `[..., k]`, which classes they are, all different.
+      teacher_ids: `[..., k]`, which classes they are, all different. What is no
+        class, such as −1, is an empty place.
       tail: whether the rest of the mass counts as one class.
 
     Returns:
@@ -83,13 +84,23 @@ def top_k_kl(
     ids = jnp.asarray(teacher_ids)
     _check_stored(name, student, log_p, ids)
     student, log_p = upcast(student, log_p)
+    classes = student.shape[-1]
+    legal = (ids >= 0) & (ids < classes)
     log_p = jnp.where(log_p > 0, 0.0, jnp.maximum(log_p, FLOOR))
+    log_p = jnp.where(legal, log_p, FLOOR)
     softmax = log_softmax(student)
-    log_q = jnp.take_along_axis(softmax.log_probs, ids, axis=-1)
-    if not tail or log_p.shape[-1] == student.shape[-1]:
+    at_ids = jnp.where(legal, ids, 0)
+    log_q = jnp.take_along_axis(softmax.log_probs, at_ids, axis=-1)
+    log_q = jnp.where(legal, log_q, FLOOR)
+    if not tail or log_p.shape[-1] == classes:
         return (jnp.exp(log_p) * (log_p - log_q)).sum(axis=-1)
     others = jnp.put_along_axis(
-        jnp.ones(student.shape, bool), ids, False, axis=-1, inplace=False
+        jnp.ones(student.shape, bool),
+        jnp.where(legal, ids, classes),
+        False,
+        axis=-1,
+        inplace=False,
+        mode="drop",
     )
     rest = log_softmax(student, where=others)
     lower = jnp.maximum(rest.peak - softmax.peak, FLOOR)
@@ -97,6 +108,16 @@ def top_k_kl(
     log_p = jnp.concatenate([log_p, _log_rest(log_p)], axis=-1)
     log_q = jnp.concatenate([log_q, log_u], axis=-1)
     return kl(jnp.exp(log_p), jnp.exp(log_q), log_p - log_q)
+
+
+def _resampled(teacher: Array, time: int, where: Array | None) -> Array:
+    """Average frames over adaptive bins; those of no kept bin may hold anything."""
+    lowest = jnp.finfo(teacher.dtype).min  # a weight of 0 times −inf is not 0
+    if where is not None:
+        bins = jnp.asarray(adaptive_bins(teacher.shape[1], time, teacher.dtype))
+        looked_at = where.astype(teacher.dtype) @ bins > 0
+        teacher = jnp.where(looked_at[..., None], teacher, 0.0)
+    return adaptive_pool(jnp.maximum(teacher, lowest), (time,))
 
 
 def ctc_frames(
@@ -157,8 +178,7 @@ def ctc_frames(
     checks.scalar(name, temperature=temperature)
     student, teacher = upcast(student, teacher)
     if shapes[0] != shapes[1]:
-        lowest = jnp.finfo(teacher.dtype).min  # a weight of 0 times −inf is not 0
-        teacher = adaptive_pool(jnp.maximum(teacher, lowest), student.shape[1:2])
+        teacher = _resampled(teacher, student.shape[1], where)
     if where is not None:  # whatever a masked frame holds reaches no gradient
         student, teacher = (
             jnp.where(where[..., None], a, 0.0) for a in (student, teacher)
