@@ -1,5 +1,6 @@
 """Strict JAX for all tests, and 8 simulated CPU devices for those that ask."""
 
+import gc
 import os
 import subprocess
 
@@ -48,3 +49,10 @@ def pytest_collection_modifyitems(items):
             loss = loss or params.get("name")
         group = f"losses/{loss}" if loss else item.nodeid.split("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_finish():
+    """Spare the collector what stays: programs leave it enough to look through."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)

@@ -108,7 +108,8 @@ def test_manifest_tells_what_the_result_depends_on(uninterrupted):
 
 
 def test_a_second_process_is_refused(launch, tmp_path):
-    flags = (*FLAGS, "--steps", "500000", "--workdir", tmp_path / "run")
+    long = ("--teacher-steps", "25", "--steps", "500000")
+    flags = (*FLAGS, *long, "--workdir", tmp_path / "run")
     first = launch("response", *flags, cwd=tmp_path)
     wait_until(lambda: lines(tmp_path / "run", "student"), first)
     before = (tmp_path / "run" / "manifest.json").read_bytes()

@@ -51,6 +51,8 @@ class Law:
       minus_inf: whether a logit of −inf is allowed.
       detached: whether a part has no gradient by definition (no finite differences).
       gradient_bound: the largest gradient at inputs up to 1e4.
+      quick: whether to compile without optimisation, as for all but the first row of a
+        loss.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Law:
     minus_inf: bool = False
     detached: bool = False
     gradient_bound: float = 1e6
+    quick: bool = False
 
     @property
     def fn(self) -> Callable[..., Any]:
@@ -85,8 +88,13 @@ class Law:
 
     @property
     def program(self) -> tuple[Any, ...]:
-        """Rows that differ only in traced numbers share one compiled program."""
+        """What rows that differ only in traced numbers and shapes have in common."""
         return self.name, self.adapt, tuple(self.static.items())
+
+    @functools.cached_property
+    def compiled(self) -> tuple[Any, ...]:
+        """What is compiled once for all rows that have it in common."""
+        return *self.program, *(array.shape for array in self.draw())
 
     def draw(self, seed: int = 0, scale: float = 1.0, batch: int = BATCH) -> Args:
         return self.make(np.random.default_rng(seed), batch, scale)

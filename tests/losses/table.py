@@ -1,5 +1,7 @@
 """All rows, and how tests choose among them."""
 
+import dataclasses
+
 import pytest
 
 from tests.losses.law import Law, one_per_loss, one_per_program
@@ -15,7 +17,7 @@ from tests.losses.rows import (
     tokens,
 )
 
-LAWS = [
+ROWS = [
     *response.ROWS,
     *feature_hints.ROWS,
     *feature_structure.ROWS,
@@ -26,8 +28,11 @@ LAWS = [
     *ranking.ROWS,
     *policy.ROWS,
 ]
+ONE_EACH = one_per_loss(ROWS)
+OPTIMIZED = {law.compiled for law in ONE_EACH}
+LAWS = [dataclasses.replace(law, quick=law.compiled not in OPTIMIZED) for law in ROWS]
 PROGRAMS = one_per_program(LAWS)
-ONE_EACH = one_per_loss(LAWS)
+IN_FLOAT64 = {law.compiled for law in PROGRAMS}
 # What is tabled but is not a loss: given to losses, or made from labels.
 NOT_LOSSES = {
     *("standardize_logits", "progressive_targets", "virtual_teacher"),

@@ -6,6 +6,7 @@ import inspect
 import sys
 
 import beartype
+import chex
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -16,6 +17,7 @@ from docs import generate
 from kdjax import losses
 from tests.losses.law import one_per_program
 from tests.losses.programs import compiled_quickly, traced
+from tests.losses.programs import losses as jitted_losses
 from tests.losses.table import LAWS, NOT_ARRAYS, NOT_LOSSES
 
 FAMILIES = [module for _, module in generate.families()]
@@ -63,12 +65,17 @@ def test_the_page_of_all_losses_is_fresh():
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_example_runs(name):
+def test_example_runs_and_jit_is_eager(name):
     fn = getattr(losses, name)
-    scope = vars(sys.modules[fn.__module__])
-    [example] = doctest.DocTestFinder(recurse=False).find(
-        fn, name, globs={**scope, "jnp": jnp}
-    )
+
+    def both(*args, **settings):
+        eager = fn(*args, **settings)
+        jitted = getattr(jitted_losses, name)(*args, **settings)
+        chex.assert_trees_all_close(jitted, eager, rtol=1e-5, atol=1e-6)
+        return eager
+
+    scope = {**vars(sys.modules[fn.__module__]), "jnp": jnp, name: both}
+    [example] = doctest.DocTestFinder(recurse=False).find(fn, name, globs=scope)
     with compiled_quickly():
         result = doctest.DocTestRunner().run(example)
     assert result.attempted > 0
@@ -98,7 +105,7 @@ def test_annotations_are_true(law):
         with pytest.raises(jaxtyping.TypeCheckError):
             fn(args[0], args[1][:-1], *args[2:], **law.hyper)
     if law.masks == "classes":
-        where = jnp.ones(args[0].shape, bool)
+        where = jnp.asarray(np.ones(args[0].shape, bool))
         fn(*args, **law.hyper, where=where)
         with pytest.raises(jaxtyping.TypeCheckError):
             fn(*args, **law.hyper, where=where.astype(jnp.float32))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax as exact_log_softmax
 
-from kdjax import losses
 from kdjax.losses._softmax import kl, kl_to_mixture, log_softmax
+from tests.losses.programs import losses
 
 F32 = np.float32
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from kdjax import losses
+from kdjax.losses import align_layers
+from tests.losses.programs import losses, quickly
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def both():
 
 
 def best(teacher, k):
-    return jax.lax.top_k(jax.nn.log_softmax(teacher), k)
+    return quickly(lambda t: jax.lax.top_k(jax.nn.log_softmax(t), k))(teacher)
 
 
 def test_more_stored_classes_come_nearer_to_the_full_divergence(both):
@@ -54,7 +55,8 @@ def test_a_teacher_that_is_sure_has_no_tail():
     def loss(student, log_probs):
         return losses.top_k_kl(student, log_probs, ids)[0]
 
-    value, gradients = jax.value_and_grad(loss, (0, 1))(student, log_probs)
+    graded = quickly(jax.value_and_grad(loss, (0, 1)))
+    value, gradients = graded(student, log_probs)
     np.testing.assert_allclose(value, -jax.nn.log_softmax(student)[0, 0], rtol=1e-5)
     expected = jax.nn.softmax(student) - jnp.array([[1.0, 0.0, 0.0]])
     np.testing.assert_allclose(gradients[0], expected, atol=1e-6)
@@ -76,7 +78,7 @@ def test_what_is_stored_is_checked(both, log_probs, ids):
         losses.top_k_kl(both[0], log_probs, ids)
 
 
-@jax.jit
+@quickly
 def _stored(student, log_probs, ids):
     def loss(student, log_probs):
         values = losses.top_k_kl(student, log_probs, ids)
@@ -110,7 +112,8 @@ def test_masked_frames_are_nothing_whatever_they_hold():
         values = losses.ctc_frames(student, teacher, where=where)
         return values.sum(), values
 
-    (_, values), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(*spoiled)
+    graded = quickly(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    (_, values), gradients = graded(*spoiled)
     full = losses.ctc_frames(student, teacher)
     np.testing.assert_allclose(values, np.where(where, full, 0.0), rtol=1e-6)
     for gradient in gradients:
@@ -135,12 +138,12 @@ def test_a_mask_of_another_shape_is_refused(shape):
 
 
 def test_layers_are_spread_evenly_and_the_last_follows_the_last():
-    assert losses.align_layers(4, 12) == [(0, 2), (1, 5), (2, 8), (3, 11)]
-    assert losses.align_layers(3, 3) == [(0, 0), (1, 1), (2, 2)]
-    assert losses.align_layers(1, 24) == [(0, 23)]
+    assert align_layers(4, 12) == [(0, 2), (1, 5), (2, 8), (3, 11)]
+    assert align_layers(3, 3) == [(0, 0), (1, 1), (2, 2)]
+    assert align_layers(1, 24) == [(0, 23)]
     for students in range(1, 9):
         for teachers in range(1, 9):
-            pairs = losses.align_layers(students, teachers)
+            pairs = align_layers(students, teachers)
             assert [student for student, _ in pairs] == list(range(students))
             followed = [teacher for _, teacher in pairs]
             assert followed == sorted(followed)
@@ -153,7 +156,7 @@ def test_layers_are_spread_evenly_and_the_last_follows_the_last():
 def test_a_number_of_layers_is_a_number(count):
     for pair in ((count, 4), (4, count)):
         with pytest.raises(ValueError, match=r"^align_layers: n_"):
-            losses.align_layers(*pair)
+            align_layers(*pair)
 
 
 def test_empty_places_are_not_stored(both):
@@ -177,7 +180,8 @@ def test_padding_of_a_teacher_of_another_rate_reaches_no_kept_frame():
         values = losses.ctc_frames(student, teacher, where=where)
         return values.sum(), values
 
-    (_, values), gradient = jax.value_and_grad(loss, has_aux=True)(spoiled)
+    graded = quickly(jax.value_and_grad(loss, has_aux=True))
+    (_, values), gradient = graded(spoiled)
     expected = losses.ctc_frames(student, teacher, where=where)
     np.testing.assert_allclose(values, expected, rtol=1e-6)
     assert np.all(np.asarray(gradient)[:, 4:] == 0)

@@ -9,10 +9,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tests.losses.law import BATCH, Law
 from tests.losses.programs import (
-    QUICK,
     assert_close,
     compiled_quickly,
     evaluate,
+    quickly,
     traced,
     weights,
 )
@@ -21,20 +21,11 @@ from tests.losses.table import ONE_EACH, each_loss, having
 P = PartitionSpec("batch")
 
 
-@each_loss
-def test_jit_is_eager(law: Law):
-    args = law.draw(seed=3)
-    with compiled_quickly():
-        eager = law.fn(*args, **law.hyper, **law.static)
-    values, _, _ = evaluate(law, args)
-    np.testing.assert_allclose(values, eager, rtol=1e-5, atol=1e-6)
-
-
 @having(ONE_EACH, "per_example")
 def test_vmap_is_batched(law: Law):
     args = law.draw(seed=4)
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @quickly
     def vmapped(args, hyper):
         def one(*example):
             batch = law.by_example(example, lambda a: a[None])
@@ -53,7 +44,7 @@ def test_vmap_over_batches(law: Law):
     batches = [law.draw(seed) for seed in (4, 5)]
     stacked = [np.stack(arrays) for arrays in zip(*batches, strict=True)]
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @quickly
     def vmapped(args, hyper):
         call = functools.partial(law.fn, **hyper, **law.static)
 
@@ -77,7 +68,7 @@ def test_vmap_over_batches(law: Law):
 def test_leading_axes(law: Law):
     args = law.draw(seed=6)
 
-    @functools.partial(jax.jit, compiler_options=QUICK)
+    @quickly
     def call(cubed, single, hyper):
         settings = {**hyper, **law.static}
         return law.fn(*cubed, **settings), law.fn(*single, **settings)
@@ -91,10 +82,8 @@ def test_leading_axes(law: Law):
 
 
 @pytest.mark.parametrize("count", [2, 8])
-@each_loss
+@having(ONE_EACH, "per_example", False)
 def test_sharded_is_one_device(law: Law, count, devices):
-    if count == 2 and law.per_example:
-        pytest.skip("rows that do not meet are sharded alike over 2 and 8 devices")
     args = law.draw(seed=11)
     values, gradients, _ = evaluate(law, args)
     mesh = Mesh(np.array(devices[:count]), ("batch",))
@@ -131,7 +120,7 @@ def test_a_sweep_is_a_vmap(law: Law):
     factors = np.float32([1.0, 0.7, 0.4])
     hyper = {name: factors * np.float32(value) for name, value in law.hyper.items()}
     sweep = jax.vmap(lambda h: law.fn(*args, **h, **law.static))
-    swept = jax.jit(sweep, compiler_options=QUICK)(hyper)
+    swept = quickly(sweep)(hyper)
     for row, values in enumerate(swept):
         alone, _, _ = evaluate(law, args, {k: v[row] for k, v in hyper.items()})
         np.testing.assert_allclose(values, alone, rtol=1e-5, atol=1e-6)
@@ -176,21 +165,21 @@ def test_devices_see_the_global_batch(law: Law, how, count, devices):
             return jax.tree.map(lambda a: a[None], local(args, cotangent, hyper, where))
 
         mesh = Mesh(np.array(devices[:count]), ("batch",))
-        spread = jax.jit(
-            jax.shard_map(one, mesh=mesh, in_specs=(P, P, None, P), out_specs=P),
-            compiler_options=QUICK,
+        spread = quickly(
+            jax.shard_map(one, mesh=mesh, in_specs=(P, P, None, P), out_specs=P)
         )
     for where in (np.ones(BATCH, bool), np.arange(BATCH) % 3 != 1):
-        values, gradients, _ = evaluate(law, args, where=where)
+        values, gradients, _ = evaluate(law, args, quick=True, where=where)
         cotangent = weights(values.shape)
         cotangent = (
             cotangent.reshape(count, -1)
             if examples
             else np.broadcast_to(cotangent, (count, 1, *values.shape))
         )
-        spread_values, spread_gradients = spread(
-            split, cotangent, hyper, where.reshape(count, -1)
-        )
+        with compiled_quickly():  # pmap takes no compiler options
+            spread_values, spread_gradients = spread(
+                split, cotangent, hyper, where.reshape(count, -1)
+            )
         spread_values = np.asarray(spread_values)
         whole = spread_values.reshape(-1) if examples else spread_values.mean(0)
         np.testing.assert_allclose(whole, values, rtol=1e-5, atol=1e-6)

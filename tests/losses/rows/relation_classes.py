@@ -8,7 +8,7 @@ from tests.losses.law import CLASSES, Law, equal, logits, normal, shaped
 from tests.losses.references import relation_classes as reference
 
 SHARED = {"masks": "examples", "axis_name": True, "per_example": False}
-MEMORY = 9
+MEMORY = 12
 # Constants, as parameters would be: no batch axis, and rows in an arbitrary scale.
 _RNG = np.random.default_rng(0)
 NEGATIVES = normal(_RNG, (3, 4))
