@@ -146,6 +146,9 @@ def test_projectors_that_do_not_exist():
 def test_arguments_that_cannot_be_meant():
     with pytest.raises(ValueError, match="layers must be a sequence, got 'stage1'"):
         networks.match(STUDENT, TEACHER, IMAGES, "stage1")
+    for alone in (("stage1",), ("stage1", "stage2", "stage3")):
+        with pytest.raises(ValueError, match=r"pairs \(student's, teacher's\); got"):
+            networks.match(STUDENT, TEACHER, IMAGES, [alone])
     assert "needs must be one of ['shape'," in message(["stem"], needs="space")
     nothing = networks.from_function(lambda params, inputs: inputs)
     with pytest.raises(ValueError, match="no init; pass"):

@@ -70,7 +70,7 @@ def match(
 
     Raises:
       ValueError: one that lists all layers that cannot be compared, each with the
-        projector that would solve it, if one would.
+        projector that would solve it, if one would; for what is no name and no pair.
 
     >>> from kdjax import models, networks
     >>> teacher = networks.from_linen(models.ResNet(classes=10, depth=14, width=2))
@@ -177,9 +177,15 @@ def _compare(
         raise ValueError(f"{function}: needs must be one of {[*_NEEDS]}, got {needs!r}")
     if isinstance(layers, str):
         raise ValueError(f"{function}: layers must be a sequence, got {layers!r}")
+    named = [(one, one) if isinstance(one, str) else tuple(one) for one in layers]
+    for pair in named:
+        if len(pair) != 2:
+            raise ValueError(
+                f"{function}: layers must be names, or pairs (student's, teacher's); "
+                f"got {pair}"
+            )
     taught = shapes(teacher, inputs)
     said = shapes(student, inputs, teacher=taught)
-    named = [(one, one) if isinstance(one, str) else tuple(one) for one in layers]
     return [_compared(one, other, said, taught, needs) for one, other in named]
 
 

@@ -1,5 +1,9 @@
 """What is true of single losses of maps, beyond the shared laws."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -207,6 +211,20 @@ def test_singular_value_where_vectors_are_not_unique():
         gradients, values = graded([student, even], [student, even])
         assert np.all(values == 0)
         assert all(np.all(g == 0) for g in jax.tree.leaves(gradients))
+
+
+def test_singular_values_on_two_threads_do_not_wait_for_each_other():
+    """Each call of LAPACK holds one and waits: two at once would wait forever."""
+    program = """
+import jax, numpy
+from kdjax import losses
+maps = numpy.random.default_rng(0).normal(size=(2, 8, 64, 30, 16)).astype("f4")
+loss = jax.jit(lambda s, t: losses.singular_value([*s], [*t]))
+for _ in range(10):
+    loss(*maps).block_until_ready()
+"""
+    two = {**os.environ, "NPROC": "2", "JAX_NUM_CPU_DEVICES": "1"}
+    subprocess.run([sys.executable, "-c", program], env=two, check=True, timeout=60)
 
 
 def test_singular_value_checks_layers_and_rank():

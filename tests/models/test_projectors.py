@@ -224,6 +224,7 @@ def test_reused_classifier_holds_what_it_was_given():
         (lambda p: p.Translator(0), "Translator: features must be > 0"),
         (lambda p: p.ABF(3, 0), "hidden must be > 0"),
         (lambda p: p.ReviewFusion((3, 0)), "size must be > 0"),
+        (lambda p: p.ReviewFusion(32), "one number for each map, .* got 32"),
         (lambda p: p.CrossLayerAttention(factor=0), "factor must be > 0"),
         (lambda p: p.SimKDProjector(2, factor=4), "leaves no channel of 2"),
         (lambda p: p.ReusedClassifier(jnp.ones(3)), r"\[channels, classes\].*\[3\]"),

@@ -1,5 +1,6 @@
 """Singular vectors of feature maps, and how they change from layer to layer."""
 
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -33,13 +34,19 @@ def _eigh_jvp(primals: tuple, tangents: tuple) -> tuple:
     return (values, vectors), change
 
 
-def _right_singular(maps: Array, count: int) -> tuple[Array, Array]:
+def _right_singular(
+    maps: Array, count: int, after: Array | None
+) -> tuple[Array, Array]:
     """The largest singular values `[batch, count]`, and vectors `[batch, c, count]`.
 
     A value below 0.3 % of the largest is 0, and so is its vector, which is arbitrary.
+    It waits for the values `after`: on a CPU each call of LAPACK holds a thread until
+    the others have done its share, and as many calls at once as threads wait forever.
     """
     flat, _ = rescaled(flat_space(maps), axis=(1, 2))
     gram = jnp.einsum("bsi,bsj->bij", flat, flat, precision="highest")
+    if after is not None:
+        gram += 0.0 * jax.lax.stop_gradient(after[:, :1, None])
     squares, vectors = _eigh(gram)
     squares, vectors = squares[:, ::-1][:, :count], vectors[..., ::-1][..., :count]
     alive = squares > 1e-5 * squares[:, :1]
@@ -47,17 +54,22 @@ def _right_singular(maps: Array, count: int) -> tuple[Array, Array]:
     return values, jnp.where(alive[:, None], vectors, 0.0)
 
 
-def _aligned(student: Array, teacher: Array, rank: int) -> tuple[Array, Array]:
-    """The weighted vectors of a layer `[batch, c, rank]`, matched and of one sign."""
-    weights, t = _right_singular(teacher, rank)
+def _aligned(
+    student: Array, teacher: Array, rank: int, after: Array | None
+) -> tuple[Array, Array, Array]:
+    """The weighted vectors of a layer `[batch, c, rank]`, matched and of one sign.
+
+    Third, what the next layer has to wait for.
+    """
+    weights, t = _right_singular(teacher, rank, after)
     t *= jnp.where(t.sum(axis=1, keepdims=True) < 0, -1.0, 1.0)
-    _, s = _right_singular(student, min(rank + 1, student.shape[-1]))
+    last, s = _right_singular(student, min(rank + 1, student.shape[-1]), weights)
     cosine = jax.lax.stop_gradient(jnp.einsum("bcr,bck->brk", t, s))
     nearest = jnp.abs(cosine).argmax(axis=-1)
     chosen = jax.nn.one_hot(nearest, s.shape[-1], dtype=s.dtype)
     s = jnp.einsum("bck,brk->bcr", s, jnp.where(cosine < 0, -chosen, chosen))
     weights = l2_normalize(weights, axis=1)[:, None]
-    return weights * s, weights * t
+    return weights * s, weights * t, last
 
 
 def _flow_gap(s: tuple[Array, Array], t: tuple[Array, Array]) -> Array:
@@ -126,7 +138,13 @@ def singular_value(
     least = min(student.shape[-1] for student, _ in layers)
     if not 1 <= rank <= least:
         raise ValueError(f"{name}: rank must be from 1 to {least}, got {rank}")
-    s, t = zip(*(_aligned(*layer, rank) for layer in layers), strict=True)
-    steps = range(len(layers) - 1)
-    gaps = [_flow_gap((s[i], s[i + 1]), (t[i], t[i + 1])) for i in steps]
+    found: list[tuple[Array, Array]] = []
+    last = None
+    for layer in layers:
+        s, t, last = _aligned(*layer, rank, last)
+        found.append((s, t))
+    gaps = [
+        _flow_gap((s, next_s), (t, next_t))
+        for (s, t), (next_s, next_t) in itertools.pairwise(found)
+    ]
     return sum(gaps[1:], start=gaps[0]) / len(gaps)

@@ -104,6 +104,11 @@ class ReviewFusion(nn.Module):
 
     def __post_init__(self) -> None:
         """Check the sizes before anything is built."""
+        if not isinstance(self.features, Sequence):
+            raise ValueError(
+                "ReviewFusion: features must be one number for each map, such as "
+                f"(32, 64); got {self.features}"
+            )
         for size in (*self.features, 1 if self.hidden is None else self.hidden):
             checks.positive("ReviewFusion", size=size)
         super().__post_init__()
