@@ -222,7 +222,9 @@ class Fit:
 def _quick_to_compile() -> dict[str, Any] | None:
     """Options for what runs once: a CPU compiles random weights for seconds else."""
     on_cpu = jax.default_backend() == "cpu"
-    return {"xla_backend_optimization_level": 0} if on_cpu else None
+    if not on_cpu:
+        return None
+    return {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 
 @functools.cache
