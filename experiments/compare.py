@@ -5,7 +5,7 @@ same students, steps, batches, seeds and learning rate, no weight tuned; gains o
 student on labels alone, seed by seed. Finished methods are kept: the same command goes
 on. After Tian et al. 2020, https://arxiv.org/abs/1910.10699.
 
-python -m experiments.compare                          # digits, under 10 minutes on 2 cores
+python -m experiments.compare             # digits, under 10 minutes on two cores
 python -m experiments.compare --methods kd hint rkd --seeds 5
 python -m experiments.compare --dataset cifar100 --augment crop flip --schedule stairs
     --teacher.depth 32 --teacher.width 4 --student.width 4
@@ -31,7 +31,7 @@ class Config(_methods.Config):
 
     seeds: tuple[int, ...] = (3,)
     """One number: how many (0, 1, ...); several: which."""
-    steps: int = 40
+    steps: int = 50
     """Training steps of each student."""
     methods: tuple[_run.choice(METHODS), ...] = tuple(
         name for name in METHODS if name not in _responses.FOR_TEXT
