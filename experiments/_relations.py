@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from experiments._images import Images
 from experiments._methods import Taught, each, of_logits, several, single
 from kdjax import losses, networks
@@ -29,11 +32,18 @@ def _grams(student: Any, teacher: Any) -> Any:
     return sum(at(temperature) for temperature in (2.0, 3.0, 4.0, 5.0, 6.0))
 
 
+def _order(student: Any, teacher: Any) -> Any:
+    def unit(x: Any) -> Any:
+        return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
+
+    return losses.rank_order(unit(student), unit(teacher))
+
+
 rkd = each(_rkd, "pooled", needs="batch")
 similarity = each(losses.similarity_preserving, "stage3", needs="batch")
 probabilistic = each(losses.probabilistic_transfer, "pooled", needs="batch")
 congruence = each(losses.correlation_congruence, "pooled", needs="batch")
-order = each(losses.rank_order, "pooled", needs="batch")
+order = each(_order, "pooled", needs="batch")
 classes = of_logits(_dist)
 grams = of_logits(_grams)
 

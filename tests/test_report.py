@@ -90,6 +90,12 @@ def test_text_fits_the_console_or_is_turned(result):
     assert wide.splitlines()[2].split()[1] == "accuracy"
 
 
+def test_a_table_of_many_networks_is_not_turned_into_a_wider_one():
+    rows = [row(f"network {number}", [0.8, 0.9]) for number in range(20)]
+    text = report.Result("Title", rows).text(80)
+    assert text.splitlines()[2].split()[:2] == ["network", "accuracy"]
+
+
 def test_markdown_and_csv_hold_every_row(result):
     text = result.markdown()
     assert text.startswith("### Title\n")

@@ -114,6 +114,11 @@ def _widths(table: list[list[str]]) -> list[int]:
     return [max(map(len, column)) for column in zip(*table, strict=True)]
 
 
+def _span(table: list[list[str]]) -> int:
+    widths = _widths(table)
+    return sum(widths) + 2 * (len(widths) - 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What an experiment found.
@@ -164,11 +169,12 @@ class Result:
     def text(self, width: int = 80) -> str:
         """Return everything for a console `width` characters wide.
 
-        A table that is too wide is turned on its side.
+        A table that is too wide is turned on its side, if that makes it narrower.
         """
         table = self.cells()
-        if sum(_widths(table)) + 2 * len(table[0]) > width:
-            table = [list(column) for column in zip(*table, strict=True)]
+        if _span(table) > width:
+            turned = [list(column) for column in zip(*table, strict=True)]
+            table = min(table, turned, key=_span)
         widths = _widths(table)
         lines = [
             "  ".join(

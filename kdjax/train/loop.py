@@ -104,7 +104,7 @@ def scan(step: Step, steps: int) -> Step:
                 f"train.scan: every leaf of the batch needs a leading axis of {steps} "
                 f"steps, got {sorted(found)}"
             )
-        if steps == 1:  # a CPU's convolutions take 2.6 times as long inside of a loop
+        if steps == 1:  # a CPU's convolutions are slow inside of a loop
             alone = jax.tree.map(lambda x: x[0], batches)
             state, metrics = step.pure(state, teacher, alone)
             return state, jax.tree.map(lambda x: x[None], metrics)

@@ -151,16 +151,17 @@ def test_each_step_has_its_own_key(batch, teacher):
     assert len(set(losses)) == 3
 
 
-def test_scan_equals_the_loop(step, batch, teacher):
+@pytest.mark.parametrize("steps", [1, 3])
+def test_scan_equals_the_loop(step, batch, teacher, steps):
     state = new_state()
     losses = []
     for state, metrics in train.run(step, state, teacher, [batch] * 6):
         losses.append(metrics["loss"].item())
-    chunk = trees.stack([batch] * 3)
+    chunk = trees.stack([batch] * steps)
     scanned = new_state()
     seen = []
     for scanned, metrics in train.run(
-        train.scan(step, 3), scanned, teacher, [chunk] * 2
+        train.scan(step, steps), scanned, teacher, [chunk] * (6 // steps)
     ):
         seen += metrics["loss"].tolist()
     np.testing.assert_allclose(seen, losses, rtol=1e-5)
