@@ -1,9 +1,9 @@
 """What losses straight from hidden states cost beside the plain ones on held logits.
 
 Value and gradient by the student's hidden states and kernel, 2,048 tokens and 32,000
-words, dimensions 256 and 512; the programs of a table in turn in one process. "plain" is
-the divergence written with `log_softmax`; PyTorch's runs in a process of its own, with
-the same allocator settings.
+words, dimensions 256 and 512; the programs of a table in turn in one process. "plain"
+is the divergence written with `log_softmax`; PyTorch's runs in a process of its own,
+with the same allocator settings.
 
     python -m benchmarks.vocabulary
 """
