@@ -82,8 +82,10 @@ def test_leading_axes(law: Law):
 
 
 @pytest.mark.parametrize("count", [2, 8])
-@having(ONE_EACH, "per_example", False)
+@each_loss
 def test_sharded_is_one_device(law: Law, count, devices):
+    if count == 2 and law.per_example:
+        pytest.skip("rows that do not meet are sharded alike over 2 and 8 devices")
     args = law.draw(seed=11)
     values, gradients, _ = evaluate(law, args)
     mesh = Mesh(np.array(devices[:count]), ("batch",))
