@@ -30,7 +30,7 @@ SHAPES = (
     (TEACHER, VOCABULARY),
 )
 DIVERGENCES = "forward_kl", "reverse_kl", "jensen_shannon"
-ROUNDS = 5
+ROUNDS = 9
 
 
 def heads():

@@ -53,11 +53,8 @@ def _forward_slopes(q: LogSoftmax, p: LogSoftmax, beta: Array, parts: Parts) -> 
     # the logits, and to compute it again costs less.
     q, p, parts = jax.lax.optimization_barrier((q, p, parts))
     ratio = log_ratio(p, q)
-    above = ratio > 0
-    larger = jnp.exp(jnp.where(above, p.log_probs, q.log_probs))
-    gap = larger * jnp.expm1(jnp.where(above, -ratio, ratio))
     return Slopes(
-        jnp.where(above, gap, -gap),  # q − p with all digits
+        -(p.probs + q.probs) * jnp.tanh(0.5 * ratio),  # q − p with all digits
         p.probs * (ratio - parts[0][:, None]),
         jnp.zeros_like(parts[0]),
     )
