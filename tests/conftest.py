@@ -10,6 +10,13 @@ os.environ.setdefault("NPROC", "32")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 
+# Compiling is most of what tests do, and code that runs once need not be fast. What is
+# in XLA_FLAGS already comes last and holds.
+os.environ["XLA_FLAGS"] = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    + os.environ.get("XLA_FLAGS", "")
+)
+
 import jax
 import pytest
 

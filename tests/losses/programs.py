@@ -1,6 +1,5 @@
 """The few compiled programs that the laws share."""
 
-import contextlib
 import functools
 
 import jax
@@ -15,20 +14,9 @@ def weights(shape):
     return 1.0 + 0.25 * np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
 
 
-# For what no optimisation of machine code can change: it is most of compiling.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-quickly = functools.partial(jax.jit, compiler_options=QUICK)
-"""`jax.jit`, compiled in a third of the time."""
-
-
-@contextlib.contextmanager
-def compiled_quickly():
-    """The same for what is not jitted here: eager operations compile one by one."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", False)
+# What conftest turns off for all tests, to compile in half the time.
+AS_USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+"""Compiler options for what depends on how the machine code is made."""
 
 
 @functools.cache
@@ -41,7 +29,7 @@ def _one_call(name, tree, constants):
         args, settings = jax.tree.unflatten(tree, leaves)
         return getattr(kdjax.losses, name)(*args, **settings)
 
-    return quickly(call)
+    return jax.jit(call)
 
 
 class _Quick:
@@ -85,7 +73,7 @@ def _program(fn, floats, static, quick):
         by_args, by_hyper = pull(jnp.asarray(chosen, values.dtype))
         return values, by_args, by_hyper
 
-    return jax.jit(evaluate, compiler_options=QUICK if quick else None)
+    return jax.jit(evaluate, compiler_options=None if quick else AS_USERS)
 
 
 def traced(law, dtype=None):

@@ -16,8 +16,8 @@ import pytest
 from docs import generate
 from kdjax import losses
 from tests.losses.law import one_per_program
-from tests.losses.programs import compiled_quickly, traced
 from tests.losses.programs import losses as jitted_losses
+from tests.losses.programs import traced
 from tests.losses.table import LAWS, NOT_ARRAYS, NOT_LOSSES
 
 FAMILIES = [module for _, module in generate.families()]
@@ -76,8 +76,7 @@ def test_example_runs_and_jit_is_eager(name):
 
     scope = {**vars(sys.modules[fn.__module__]), "jnp": jnp, name: both}
     [example] = doctest.DocTestFinder(recurse=False).find(fn, name, globs=scope)
-    with compiled_quickly():
-        result = doctest.DocTestRunner().run(example)
+    result = doctest.DocTestRunner().run(example)
     assert result.attempted > 0
     assert result.failed == 0
 

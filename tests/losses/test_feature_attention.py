@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.losses.programs import losses, quickly
+from tests.losses.programs import losses
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.normal(size=(3, 5, 4)).astype(np.float32)
@@ -45,7 +45,7 @@ def test_masking_tokens_is_dropping_them(loss, student, teacher, junk):
         values, pull = jax.vjp(lambda *a: loss(*a, where=where), *args)
         return values, pull(jnp.float32([1.0, 2.0, 3.0]))
 
-    graded = quickly(graded)
+    graded = jax.jit(graded)
     values, gradients = graded(_dropped(student), _dropped(teacher))
     spoiled = [np.where(_kept(a), a, np.float32(junk)) for a in (student, teacher)]
     masked, full = graded(*spoiled, where=KEEP)
@@ -64,7 +64,7 @@ def test_an_example_of_padding_is_nothing(loss, student, teacher):
         values = loss(*args, where=where)
         return values.sum(), values
 
-    graded = quickly(jax.grad(masked, (0, 1), has_aux=True))
+    graded = jax.jit(jax.grad(masked, (0, 1), has_aux=True))
     gradients, values = graded(student, teacher)
     assert values[1] == 0
     close(values[::2], loss(student, teacher)[::2], rtol=1e-6)

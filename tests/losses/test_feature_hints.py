@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from kdjax.losses import flow_of_solution
-from tests.losses.programs import losses, quickly
+from tests.losses.programs import losses
 from tests.losses.references import feature_hints as reference
 
 RNG = np.random.default_rng(0)
@@ -130,7 +130,7 @@ def test_neuron_selectivity_has_second_derivatives():
     with jax.enable_x64(True):
         pair = jnp.asarray(student), jnp.asarray(teacher)
 
-        @quickly
+        @jax.jit
         def slope(s):
             return jax.grad(lambda x: losses.neuron_selectivity(x, pair[1])[0])(s)
 
@@ -184,7 +184,7 @@ def test_variance_that_fits_is_the_best():
     def loss(scale):
         return losses.variational_information(STUDENT, scale, TEACHER).mean()
 
-    value, slope = quickly(jax.value_and_grad(loss))(best)
+    value, slope = jax.jit(jax.value_and_grad(loss))(best)
     close(slope, 0.0, atol=1e-6)
     close(value, np.mean(0.5 * (1 + np.log(error))), rtol=1e-5)
 
@@ -198,7 +198,7 @@ def test_a_large_batch_of_large_errors_over_small_variances_is_finite():
     def loss(scale):
         return losses.variational_information(mean, scale, teacher).sum()
 
-    value, slope = quickly(jax.value_and_grad(loss))(np.float32([-14.0]))
+    value, slope = jax.jit(jax.value_and_grad(loss))(np.float32([-14.0]))
     assert np.isfinite(value)
     assert np.all(np.isfinite(slope))
 
@@ -231,7 +231,7 @@ def test_the_margin_of_a_channel_that_is_hardly_negative():
     assert -0.4 < third < 0  # where Φ is above 1e-3, just
 
 
-@quickly
+@jax.jit
 def _margin(scale, bias):
     def margin(scale, bias):
         return losses.margin_from_batch_norm(scale[None], bias[None])[0]
@@ -265,7 +265,7 @@ def _program(name):
         out = getattr(losses, name)(student, teacher)
         return out.sum(), out
 
-    return quickly(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
 
 
 @pytest.mark.parametrize("name", [*BOUNDED, "factor_transfer", "activation_boundary"])

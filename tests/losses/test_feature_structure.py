@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.losses.law import one_per_program
-from tests.losses.programs import losses, quickly
+from tests.losses.programs import losses
 from tests.losses.references import feature_structure as reference
 from tests.losses.rows import feature_structure as rows
 
@@ -27,7 +27,7 @@ def test_the_extremes_of_float32_are_finite(law):
     info = np.finfo(np.float32)
     ends = np.float32([info.max, -info.max, info.tiny, 1e-45, 0.0, 1.0])
 
-    @quickly
+    @jax.jit
     def graded(*args):
         def loss(*moving):
             values = law.fn(*moving, **law.hyper, **law.static)
@@ -121,7 +121,7 @@ def test_pearson_features_of_constant_channels():
     student = STUDENT.copy()
     student[..., 0] = 0.1
     loss = jax.grad(lambda s: losses.pearson_features(s, TEACHER).mean())
-    gradient = quickly(loss)(student)
+    gradient = jax.jit(loss)(student)
     assert np.all(gradient[..., 0] == 0)
     assert np.any(gradient[..., 1] != 0)
     close(losses.pearson_features(np.ones((1, 1, 1)), np.zeros((1, 1, 1))), [0.0])
@@ -166,7 +166,7 @@ OTHER_LAYERS = [RNG.normal(size=(2, *s)) for s in ((4, 3), (2, 3, 4), (6, 2))]
 
 
 def _singular(student, teacher):
-    return quickly(losses.singular_value)(student, teacher)
+    return jax.jit(losses.singular_value)(student, teacher)
 
 
 def test_singular_value_of_layers_of_any_sizes():
@@ -194,7 +194,7 @@ def test_singular_value_where_vectors_are_not_unique():
     even = np.tile(np.eye(3, dtype=np.float32), (2, 2, 1))
     line = np.ones((2, 6, 3), np.float32)
 
-    @quickly
+    @jax.jit
     def graded(s, t):
         def loss(s, t):
             values = losses.singular_value(s, t, rank=3)

@@ -14,7 +14,6 @@ from tests.losses.programs import (
     assert_close,
     evaluate,
     evaluate_x64,
-    quickly,
     weights,
 )
 from tests.losses.table import (
@@ -127,7 +126,7 @@ def test_low_precision_is_upcast(law: Law):
     low = replace(law.draw(seed=9), law.floats[:1], lambda a: a.astype(dtypes[0]))
     low = replace(low, law.floats[1:], lambda a: a.astype(dtypes[1]))
     call = functools.partial(law.fn, **law.hyper, **law.static)
-    values = quickly(call)(*low)
+    values = jax.jit(call)(*low)
     expected, _, _ = evaluate(
         law, replace(low, law.floats, lambda a: a.astype(np.float32))
     )

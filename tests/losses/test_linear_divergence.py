@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from kdjax.losses.sequence._chunks import chunk_size
-from tests.losses.programs import assert_close, losses, quickly
+from tests.losses.programs import assert_close, losses
 
 TOKENS = 10
 PLAIN = {
@@ -52,7 +52,7 @@ def graded(values):
         found = values(*heads, temperature=temperature, beta=beta)
         return (weights * found).sum()
 
-    return quickly(jax.value_and_grad(loss, (0, 1, 2, 3)))
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)))
 
 
 def summed(divergence, chunk=None):
@@ -62,7 +62,7 @@ def summed(divergence, chunk=None):
             *heads, weights=weights, divergence=divergence, **more
         )[0]
 
-    return quickly(jax.value_and_grad(loss, (0, 1, 2, 3)))
+    return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_equals_the_plain_loss_in_value_and_all_gradients(heads, divergence, chu
             assert_close(np.asarray(found), np.asarray(wanted), rtol=1e-5)
 
 
-@quickly
+@jax.jit
 def _weighted(heads, weights):
     def loss(heads, weights):
         total, count = losses.sum_linear_divergence(*heads, weights=weights, chunk=4)
@@ -146,7 +146,7 @@ def test_sums_over_chunks_are_in_float32():
             total, count = losses.sum_linear_divergence(*full, chunk=chunk)
             return total / count
 
-        return quickly(jax.grad(loss))(heads[1])
+        return jax.jit(jax.grad(loss))(heads[1])
 
     found = gradient(low, chunk=1)
     assert found.dtype == jnp.bfloat16
@@ -169,8 +169,8 @@ def test_second_derivatives(heads, of):
                 return losses.sum_linear_divergence(*full, chunk=4)[0]
             return losses.linear_divergence(*full, chunk=4).sum()
 
-        found = quickly(jax.hessian(ours))(both[1])
-        wanted = quickly(jax.hessian(lambda k: loss(k, plain("forward_kl"))))(both[1])
+        found = jax.jit(jax.hessian(ours))(both[1])
+        wanted = jax.jit(jax.hessian(lambda k: loss(k, plain("forward_kl"))))(both[1])
         assert_close(np.asarray(found), np.asarray(wanted), rtol=1e-4)
 
 
@@ -188,8 +188,8 @@ def test_inside_of_other_transformations(heads):
         rows = heads[0].reshape(2, 5, -1), heads[2].reshape(2, 5, -1)
         return jax.lax.scan(half, 0.0, rows)[0]
 
-    expected = np.asarray(quickly(jax.grad(total))(heads[1]))
-    assert_close(np.asarray(quickly(jax.grad(halves))(heads[1])), expected, rtol=1e-5)
+    expected = np.asarray(jax.jit(jax.grad(total))(heads[1]))
+    assert_close(np.asarray(jax.jit(jax.grad(halves))(heads[1])), expected, rtol=1e-5)
 
 
 def test_no_tokens(heads):

@@ -8,7 +8,7 @@ import pytest
 from scipy import integrate, stats
 
 from tests.losses.edges import EDGES
-from tests.losses.programs import losses, quickly
+from tests.losses.programs import losses
 from tests.losses.references import policy as reference
 
 RNG = np.random.default_rng(0)
@@ -22,7 +22,7 @@ def _program(name, arrays):
         values = getattr(losses, name)(*args)
         return values.sum(), values
 
-    return quickly(jax.value_and_grad(loss, tuple(range(arrays)), has_aux=True))
+    return jax.jit(jax.value_and_grad(loss, tuple(range(arrays)), has_aux=True))
 
 
 def test_policy_kl_at_the_published_temperature():

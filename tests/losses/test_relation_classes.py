@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from tests.losses.programs import losses, quickly
+from tests.losses.programs import losses
 from tests.losses.references import relation_classes as reference
 
 RNG = np.random.default_rng(0)
@@ -31,7 +31,7 @@ def _program(name):
         values = getattr(losses, name)(student, teacher, **hyper)
         return values.sum(), values
 
-    graded = quickly(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    graded = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
 
     def call(student, teacher, **hyper):
         (_, values), gradients = graded(student, teacher, hyper)
@@ -122,7 +122,7 @@ def test_contrastive_refuses_other_dims():
 @functools.cache
 def _rank_order(length):
     fn = functools.partial(losses.rank_order, alpha=0.7, beta=1.5, length=length)
-    return quickly(fn)
+    return jax.jit(fn)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4])
@@ -150,7 +150,7 @@ def test_the_query_is_the_first_that_is_kept():
 
 
 def test_an_order_has_no_gradient():
-    by_teacher = quickly(jax.grad(lambda t: losses.rank_order(STUDENT, t).sum()))
+    by_teacher = jax.jit(jax.grad(lambda t: losses.rank_order(STUDENT, t).sum()))
     assert np.all(np.asarray(by_teacher(TEACHER)) == 0)
 
 
@@ -208,7 +208,7 @@ def test_finite_and_nonnegative_under_any_mask(name, student, teacher, where):
         assert np.all(gradient[~where] == 0)
 
 
-@quickly
+@jax.jit
 def _graph(student, teacher, where):
     def loss(student, teacher):
         terms = losses.relation_graph(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from tests.losses.programs import losses, quickly
+from tests.losses.programs import losses
 from tests.losses.references import relation_classes as reference
 
 BATCH, DIM, ROWS = 8, 3, 12
@@ -29,7 +29,7 @@ def _draw(rows=ROWS, keys=4, seed=0):
     return student, teacher, *memories, indices, negatives
 
 
-call = quickly(losses.noise_contrastive, static_argnames="axis_name")
+call = jax.jit(losses.noise_contrastive, static_argnames="axis_name")
 
 
 def test_partition_is_that_of_the_first_batch():
@@ -100,7 +100,7 @@ def test_devices_keep_one_memory(count, devices):
     def local(arrays, keep):
         return losses.noise_contrastive(*arrays, where=keep, axis_name="batch")
 
-    spread = quickly(  # `whole`: shard_map itself knows them to be the same everywhere
+    spread = jax.jit(  # `whole`: shard_map itself knows them to be the same everywhere
         jax.shard_map(
             local,
             mesh=mesh,
@@ -120,7 +120,7 @@ def test_only_scores_have_a_gradient():
         _, memories, partition = losses.noise_contrastive(*moving, *arrays[4:])
         return sum(m.sum() for m in memories) + partition.sum()
 
-    gradients = quickly(jax.grad(memories_and_partition, (0, 1, 2, 3)))(*arrays[:4])
+    gradients = jax.jit(jax.grad(memories_and_partition, (0, 1, 2, 3)))(*arrays[:4])
     assert all(np.all(np.asarray(g) == 0) for g in gradients)
 
 
@@ -133,8 +133,8 @@ def test_the_partition_counts_as_a_constant():
         )[0].sum()
 
     _, _, partition = call(*moving, indices, negatives)
-    own = quickly(jax.grad(lambda m: loss(m, None)))(moving)
-    given, by_partition = quickly(jax.grad(loss, (0, 1)))(moving, partition)
+    own = jax.jit(jax.grad(lambda m: loss(m, None)))(moving)
+    given, by_partition = jax.jit(jax.grad(loss, (0, 1)))(moving, partition)
     for ours, theirs in zip(own, given, strict=True):
         close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert np.all(np.asarray(by_partition) == 0)
@@ -148,7 +148,7 @@ def test_it_is_carried_through_a_scan():
     fixed = indices, negatives.astype(np.int32)
     _, _, partition = call(student, student, *memories, *fixed)
 
-    @quickly
+    @jax.jit
     def train(carry):
         def step(carry, _):
             values, *carry = losses.noise_contrastive(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from tests.losses.programs import losses, quickly
+from tests.losses.programs import losses
 from tests.losses.references import response as reference
 
 RNG = np.random.default_rng(0)
@@ -55,7 +55,7 @@ def test_decoupled_kl_second_term_is_nothing_for_two_classes():
         out = losses.decoupled_kl(s, t, LABELS % 2, alpha=0.0, beta=8.0)
         return out.sum(), out
 
-    program = quickly(jax.grad(second, (0, 1), has_aux=True))
+    program = jax.jit(jax.grad(second, (0, 1), has_aux=True))
     gradients, values = program(1e4 * STUDENT[:, :2], TEACHER[:, :2])
     assert np.all(np.asarray(values) == 0)
     assert all(np.all(np.asarray(g) == 0) for g in gradients)
@@ -78,7 +78,7 @@ def test_one_class_is_nothing(name):
     def loss(s, t):
         return getattr(losses, name)(s, t, np.zeros(8, np.int32)).sum()
 
-    program = quickly(jax.value_and_grad(loss, (0, 1)))
+    program = jax.jit(jax.value_and_grad(loss, (0, 1)))
     value, gradients = program(STUDENT[:, :1], TEACHER[:, :1])
     assert value == 0
     assert all(np.all(np.asarray(g) == 0) for g in gradients)
@@ -89,7 +89,7 @@ def test_a_label_outside_the_classes_is_finite(name):
     def loss(s, t):
         return getattr(losses, name)(s, t, np.int32([-1, 5, 99, 0, 1, 2, 3, 4])).sum()
 
-    value, gradients = quickly(jax.value_and_grad(loss, (0, 1)))(STUDENT, TEACHER)
+    value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1)))(STUDENT, TEACHER)
     assert np.isfinite(value)
     assert all(np.all(np.isfinite(g)) for g in gradients)
 
@@ -104,8 +104,8 @@ def test_weighted_soft_labels_has_no_gradient_in_its_weight():
         soft = losses.soft_target_cross_entropy(s, t, temperature=2.0)
         return (jnp.asarray(weights, jnp.float32) * soft).sum()
 
-    ours = quickly(jax.grad(weighted, (0, 1)))(STUDENT, TEACHER)
-    theirs = quickly(jax.grad(fixed, (0, 1)))(STUDENT, TEACHER)
+    ours = jax.jit(jax.grad(weighted, (0, 1)))(STUDENT, TEACHER)
+    theirs = jax.jit(jax.grad(fixed, (0, 1)))(STUDENT, TEACHER)
     for a, b in zip(ours, theirs, strict=True):
         close(a, b, rtol=1e-4, atol=1e-5)
 
@@ -131,8 +131,8 @@ def test_jensen_shannon_is_continuous_at_both_ends():
             return fn(s, t).sum()
 
         pair = STUDENT / 3, TEACHER / 3
-        a = quickly(jax.value_and_grad(js))(*pair)
-        b = quickly(jax.value_and_grad(plain))(*pair)
+        a = jax.jit(jax.value_and_grad(js))(*pair)
+        b = jax.jit(jax.value_and_grad(plain))(*pair)
         close(a[0], b[0], rtol=1e-3)
         close(a[1], b[1], rtol=1e-3, atol=1e-3)
 
@@ -151,7 +151,7 @@ def test_transformed_teacher_matching_with_power_one_is_kl():
 
 
 def test_total_variation_has_zero_gradient_at_its_kink():
-    zero = quickly(jax.grad(lambda s, t: losses.total_variation(s, t).sum()))
+    zero = jax.jit(jax.grad(lambda s, t: losses.total_variation(s, t).sum()))
     close(zero(TEACHER, TEACHER), 0.0, atol=1e-6)
 
 
@@ -192,7 +192,7 @@ def test_a_constant_row_standardizes_to_zero(row):
     def loss(z):
         return (losses.standardize_logits(z) * jnp.arange(1.0, len(row) + 1)).sum()
 
-    value, gradient = quickly(jax.value_and_grad(loss))(np.float32(row))
+    value, gradient = jax.jit(jax.value_and_grad(loss))(np.float32(row))
     assert value == 0
     assert np.all(np.asarray(gradient) == 0)
 
@@ -269,7 +269,7 @@ def test_a_loss_runs_inside_scan():
 
     temperatures = np.float32([1.0, 2.0, 4.0])
     last, path = jax.lax.scan(body, jnp.asarray(STUDENT), temperatures)
-    student, step = STUDENT, quickly(value_and_grad)
+    student, step = STUDENT, jax.jit(value_and_grad)
     for temperature, value in zip(temperatures, path, strict=True):
         expected, gradient = step(student, temperature)
         close(value, expected, rtol=1e-5)

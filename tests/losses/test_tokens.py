@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 from kdjax.losses import align_layers
-from tests.losses.programs import losses, quickly
+from tests.losses.programs import losses
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def both():
 
 
 def best(teacher, k):
-    return quickly(lambda t: jax.lax.top_k(jax.nn.log_softmax(t), k))(teacher)
+    return jax.jit(lambda t: jax.lax.top_k(jax.nn.log_softmax(t), k))(teacher)
 
 
 def test_more_stored_classes_come_nearer_to_the_full_divergence(both):
@@ -55,7 +55,7 @@ def test_a_teacher_that_is_sure_has_no_tail():
     def loss(student, log_probs):
         return losses.top_k_kl(student, log_probs, ids)[0]
 
-    graded = quickly(jax.value_and_grad(loss, (0, 1)))
+    graded = jax.jit(jax.value_and_grad(loss, (0, 1)))
     value, gradients = graded(student, log_probs)
     np.testing.assert_allclose(value, -jax.nn.log_softmax(student)[0, 0], rtol=1e-5)
     expected = jax.nn.softmax(student) - jnp.array([[1.0, 0.0, 0.0]])
@@ -78,7 +78,7 @@ def test_what_is_stored_is_checked(both, log_probs, ids):
         losses.top_k_kl(both[0], log_probs, ids)
 
 
-@quickly
+@jax.jit
 def _stored(student, log_probs, ids):
     def loss(student, log_probs):
         values = losses.top_k_kl(student, log_probs, ids)
@@ -112,7 +112,7 @@ def test_masked_frames_are_nothing_whatever_they_hold():
         values = losses.ctc_frames(student, teacher, where=where)
         return values.sum(), values
 
-    graded = quickly(jax.value_and_grad(loss, (0, 1), has_aux=True))
+    graded = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
     (_, values), gradients = graded(*spoiled)
     full = losses.ctc_frames(student, teacher)
     np.testing.assert_allclose(values, np.where(where, full, 0.0), rtol=1e-6)
@@ -180,7 +180,7 @@ def test_padding_of_a_teacher_of_another_rate_reaches_no_kept_frame():
         values = losses.ctc_frames(student, teacher, where=where)
         return values.sum(), values
 
-    graded = quickly(jax.value_and_grad(loss, has_aux=True))
+    graded = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (_, values), gradient = graded(spoiled)
     expected = losses.ctc_frames(student, teacher, where=where)
     np.testing.assert_allclose(values, expected, rtol=1e-6)

@@ -10,9 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tests.losses.law import BATCH, Law
 from tests.losses.programs import (
     assert_close,
-    compiled_quickly,
     evaluate,
-    quickly,
     traced,
     weights,
 )
@@ -25,7 +23,7 @@ P = PartitionSpec("batch")
 def test_vmap_is_batched(law: Law):
     args = law.draw(seed=4)
 
-    @quickly
+    @jax.jit
     def vmapped(args, hyper):
         def one(*example):
             batch = law.by_example(example, lambda a: a[None])
@@ -44,7 +42,7 @@ def test_vmap_over_batches(law: Law):
     batches = [law.draw(seed) for seed in (4, 5)]
     stacked = [np.stack(arrays) for arrays in zip(*batches, strict=True)]
 
-    @quickly
+    @jax.jit
     def vmapped(args, hyper):
         call = functools.partial(law.fn, **hyper, **law.static)
 
@@ -68,7 +66,7 @@ def test_vmap_over_batches(law: Law):
 def test_leading_axes(law: Law):
     args = law.draw(seed=6)
 
-    @quickly
+    @jax.jit
     def call(cubed, single, hyper):
         settings = {**hyper, **law.static}
         return law.fn(*cubed, **settings), law.fn(*single, **settings)
@@ -122,7 +120,7 @@ def test_a_sweep_is_a_vmap(law: Law):
     factors = np.float32([1.0, 0.7, 0.4])
     hyper = {name: factors * np.float32(value) for name, value in law.hyper.items()}
     sweep = jax.vmap(lambda h: law.fn(*args, **h, **law.static))
-    swept = quickly(sweep)(hyper)
+    swept = jax.jit(sweep)(hyper)
     for row, values in enumerate(swept):
         alone, _, _ = evaluate(law, args, {k: v[row] for k, v in hyper.items()})
         np.testing.assert_allclose(values, alone, rtol=1e-5, atol=1e-6)
@@ -167,7 +165,7 @@ def test_devices_see_the_global_batch(law: Law, how, count, devices):
             return jax.tree.map(lambda a: a[None], local(args, cotangent, hyper, where))
 
         mesh = Mesh(np.array(devices[:count]), ("batch",))
-        spread = quickly(
+        spread = jax.jit(
             jax.shard_map(one, mesh=mesh, in_specs=(P, P, None, P), out_specs=P)
         )
     for where in (np.ones(BATCH, bool), np.arange(BATCH) % 3 != 1):
@@ -178,10 +176,9 @@ def test_devices_see_the_global_batch(law: Law, how, count, devices):
             if examples
             else np.broadcast_to(cotangent, (count, 1, *values.shape))
         )
-        with compiled_quickly():  # pmap takes no compiler options
-            spread_values, spread_gradients = spread(
-                split, cotangent, hyper, where.reshape(count, -1)
-            )
+        spread_values, spread_gradients = spread(
+            split, cotangent, hyper, where.reshape(count, -1)
+        )
         spread_values = np.asarray(spread_values)
         whole = spread_values.reshape(-1) if examples else spread_values.mean(0)
         np.testing.assert_allclose(whole, values, rtol=1e-5, atol=1e-6)
