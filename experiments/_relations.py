@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import optax
 
 from experiments._images import Images
 from experiments._methods import Taught, each, of_logits, several, single
@@ -34,7 +33,7 @@ def _grams(student: Any, teacher: Any) -> Any:
 
 def _order(student: Any, teacher: Any) -> Any:
     def unit(x: Any) -> Any:
-        return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
+        return x / optax.safe_norm(x, 1e-12, axis=-1, keepdims=True)
 
     return losses.rank_order(unit(student), unit(teacher))
 
