@@ -55,10 +55,9 @@ def test_examples_in_docstrings_run(name):
 
 
 def tracked():
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     try:
         done = subprocess.run(
-            listed, cwd=ROOT, capture_output=True, text=True, check=True
+            ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("not a git checkout")

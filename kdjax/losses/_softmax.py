@@ -128,18 +128,46 @@ def _safe_log(weight: Array) -> Array:
     return jnp.where(positive, jnp.log(jnp.where(positive, weight, 1.0)), 1e8 * FLOOR)
 
 
+def _reciprocal(weight: Array) -> Array:
+    positive = weight > 0
+    return jnp.where(positive, 1.0 / jnp.where(positive, weight, 1.0), 0.0)
+
+
+@jax.custom_jvp
+def _above_mixture(ratio: Array, weight: Array) -> Array:
+    """`−log(w + (1−w) exp(−d))`; differentiated as written it would keep much more."""
+    near = jnp.abs(ratio) < 1.0
+    small = jnp.where(near, ratio, 0.0)
+    one, other = _safe_log(weight), _safe_log(1.0 - weight) - ratio
+    larger = jnp.where(near, 0.0, jnp.maximum(one, other))
+    rest = jnp.where(
+        near, (1.0 - weight) * jnp.expm1(-small), jnp.exp(-jnp.abs(one - other))
+    )
+    return -larger - jnp.log1p(rest)
+
+
+@_above_mixture.defjvp
+def _above_mixture_jvp(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    (ratio, weight), (by_ratio, by_weight) = primals, tangents
+    odds = _safe_log(1.0 - weight) - _safe_log(weight) - ratio
+    share, rest = jax.nn.sigmoid(odds), jax.nn.sigmoid(-odds)  # (1−w) q/m and w p/m
+    near = jnp.abs(ratio) < 1.0
+    change = jnp.expm1(-jnp.where(near, ratio, 0.0))
+    slope = jnp.where(
+        near,
+        change / (1.0 + (1.0 - weight) * change),
+        share * _reciprocal(1.0 - weight) - rest * _reciprocal(weight),
+    )
+    return _above_mixture(ratio, weight), share * by_ratio + slope * by_weight
+
+
 def log_ratio_to_mixture(
     p: LogSoftmax, q: LogSoftmax, weight: Array
 ) -> Float[Array, "*batch classes"]:
     """`log p − log m`, `m = w·p + (1−w)·q`: it is `−log(w + (1−w) q/p)`."""
-    ratio = log_ratio(p, q)
-    near = jnp.abs(ratio) < 1.0
-    small = jnp.where(near, ratio, 0.0)
-    return jnp.where(
-        near,
-        -jnp.log1p((1.0 - weight) * jnp.expm1(-small)),
-        -jnp.logaddexp(_safe_log(weight), _safe_log(1.0 - weight) - ratio),
-    )
+    return _above_mixture(log_ratio(p, q), weight)
 
 
 def kl_to_mixture(p: LogSoftmax, q: LogSoftmax, weight: Array) -> Float[Array, "*b"]:
