@@ -52,10 +52,9 @@ def _forward_slopes(q: LogSoftmax, p: LogSoftmax, beta: Array, parts: Parts) -> 
     # Start afresh: what parts and slopes share would be one more array of the size of
     # the logits, and to compute it again costs less.
     q, p, parts = jax.lax.optimization_barrier((q, p, parts))
-    ratio = log_ratio(p, q)
     return Slopes(
-        -(p.probs + q.probs) * jnp.tanh(0.5 * ratio),  # q − p with all digits
-        p.probs * (ratio - parts[0][:, None]),
+        q.probs - p.probs,
+        p.probs * (log_ratio(p, q) - parts[0][:, None]),
         jnp.zeros_like(parts[0]),
     )
 
