@@ -72,6 +72,18 @@ def l2_normalize(array: Array, axis: Axis) -> Array:
     return unit / jnp.sqrt(jnp.where(alive, square, 1.0))
 
 
+def normalized_products(products: Array, size: Array) -> Array:
+    """L2-normalise rows of products, `[..., rows, columns]`, of rescaled arrays.
+
+    A row's gradient goes as 1 over its largest product and over `size`, by which its
+    array was divided, `[..., rows]`. Where that overflows, the row has none.
+    """
+    largest = jnp.abs(products).max(axis=-1, initial=0.0) * size
+    steep = jax.lax.stop_gradient(largest) < 1e6 * float(jnp.finfo(size.dtype).tiny)
+    constant = jax.lax.stop_gradient(products)
+    return l2_normalize(jnp.where(steep[..., None], constant, products), axis=-1)
+
+
 def standardized(array: Array, axis: tuple[int, ...], epsilon: float) -> Array:
     """Return `(x − mean) / (std + ε)` along `axis`, with the unbiased std.
 

@@ -89,6 +89,17 @@ def test_channel_correlation_of_a_zero_channel():
     close(losses.channel_correlation(0 * student, teacher), [(1 + 1) / 2], rtol=1e-6)
 
 
+def test_a_tiny_channel_beside_huge_ones_has_a_finite_gradient():
+    """Where the gradient of its products is 1e48."""
+    channels = np.float32([[0, -1e-30, 0], [0, 1e20, 3e38], [0, -1e20, 1]])
+    graded = jax.value_and_grad(
+        lambda s: losses.channel_correlation(s, np.eye(3, dtype=np.float32)[None])[0]
+    )
+    value, gradient = jax.jit(graded)(channels.T[None])
+    assert value > 0
+    assert np.all(np.isfinite(gradient))
+
+
 def test_channel_correlation_does_not_see_places():
     order = np.random.default_rng(1).permutation(15)
     moved = STUDENT.reshape(4, 15, 2)[:, order].reshape(STUDENT.shape)

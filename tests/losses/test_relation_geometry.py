@@ -210,6 +210,17 @@ def test_no_array_of_all_triples_is_held(name, limit):
         assert analysis.temp_size_in_bytes < limit * 2**20
 
 
+def test_a_tiny_example_beside_huge_ones_has_a_finite_gradient():
+    """Where the gradient of its similarities is 1e48."""
+    student = np.float32([[0, -1e-30, 0], [0, 1e20, 3e38], [0, -1e20, 1]])
+    graded = jax.value_and_grad(
+        lambda s: losses.similarity_preserving(s, TEACHER[:3])[0]
+    )
+    value, gradient = jax.jit(graded)(student)
+    assert value > 0
+    assert np.all(np.isfinite(gradient))
+
+
 VALUES = [0.0, 1.0, -1.0, 1e-30, 1e-12, 1e4, -1e4, 3e38, -3e38]
 NUMBERS = st.sampled_from(VALUES) | st.floats(-100, 100, width=32)
 SHAPE = (4, 3)  # one, so that little is compiled

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 from kdjax import checks
 from kdjax.losses._arrays import (
     Scalar,
-    l2_normalize,
+    normalized_products,
     rescaled,
     scalar,
     standardized,
@@ -66,7 +66,7 @@ def _channel_gram(maps: Array) -> Array:
     own, _ = rescaled(flat, axis=1)  # a row does not depend on its channel's scale
     others, _ = rescaled(flat, axis=(1, 2))
     gram = jnp.einsum("bsi,bsj->bij", own, others, precision="highest")
-    return l2_normalize(gram, axis=-1)
+    return normalized_products(gram, jnp.abs(flat).max(axis=1))
 
 
 def channel_correlation(

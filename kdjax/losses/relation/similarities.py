@@ -5,7 +5,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kdjax import checks
-from kdjax.losses._arrays import Scalar, l2_normalize, rescaled, scalar
+from kdjax.losses._arrays import (
+    Scalar,
+    l2_normalize,
+    normalized_products,
+    rescaled,
+    scalar,
+)
 from kdjax.losses._softmax import kl
 from kdjax.losses.relation._columns import Rows, embeddings, rows
 from kdjax.losses.relation.distances import pair_distances
@@ -25,7 +31,8 @@ def _profile(batch: Rows, number: int) -> Float[Array, "rows columns"]:
     """Return the products with all columns, each row l2-normalised."""
     own, _ = rescaled(batch.local[number], axis=1)
     others, _ = rescaled(batch.columns[number], axis=(0, 1))
-    return l2_normalize(_products(own, others), axis=1)
+    size = jnp.abs(batch.local[number]).max(axis=1, initial=0.0)
+    return normalized_products(_products(own, others), size)
 
 
 def similarity_preserving(
