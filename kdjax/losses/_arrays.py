@@ -53,8 +53,8 @@ def rescaled(array: Array, axis: Axis) -> tuple[Array, Array]:
     same, and neither squares nor their sums overflow or vanish.
 
     Returns:
-      The rescaled array, and where it is not (nearly) zero, reduced along `axis` with
-      its dimensions kept. Where it is zero, so is its gradient.
+      The rescaled array, and the largest size, reduced along `axis` with its dimensions
+      kept. Where that is (nearly) zero, both are 0, and so is the gradient.
     """
     scale = 2.0**-4  # exact, and the reciprocal of the largest peak is no denormal
     array = scale * array
@@ -62,26 +62,27 @@ def rescaled(array: Array, axis: Axis) -> tuple[Array, Array]:
     info = jnp.finfo(array.dtype)
     least = scale * float(info.tiny) / float(info.eps)
     alive = peak > least  # 1/peak has room to be scaled
-    return jnp.where(alive, array, 0.0) / jnp.where(alive, peak, 1.0), alive
+    unit = jnp.where(alive, array, 0.0) / jnp.where(alive, peak, 1.0)
+    return unit, jnp.where(alive, peak, 0.0) / scale
 
 
 def l2_normalize(array: Array, axis: Axis) -> Array:
     """Divide by the l2 norm along `axis`; zero stays zero, with zero gradient."""
-    unit, alive = rescaled(array, axis)
+    unit, size = rescaled(array, axis)
     square = jnp.square(unit).sum(axis=axis, keepdims=True)
-    return unit / jnp.sqrt(jnp.where(alive, square, 1.0))
+    return unit / jnp.sqrt(jnp.where(size > 0, square, 1.0))
 
 
 def normalized_products(products: Array, size: Array) -> Array:
-    """L2-normalise rows of products, `[..., rows, columns]`, of rescaled arrays.
+    """L2-normalise the rows of products of rescaled arrays, `[..., rows, columns]`.
 
     A row's gradient goes as 1 over its largest product and over `size`, by which its
-    array was divided, `[..., rows]`. Where that overflows, the row has none.
+    array was divided, `[..., rows, 1]`. Where that overflows, the row has none.
     """
-    largest = jnp.abs(products).max(axis=-1, initial=0.0) * size
-    steep = jax.lax.stop_gradient(largest) < 1e6 * float(jnp.finfo(size.dtype).tiny)
     constant = jax.lax.stop_gradient(products)
-    return l2_normalize(jnp.where(steep[..., None], constant, products), axis=-1)
+    largest = jnp.abs(constant).max(axis=-1, keepdims=True)
+    steep = largest * size < 1e6 * float(jnp.finfo(size.dtype).tiny)
+    return l2_normalize(jnp.where(steep, constant, products), axis=-1)
 
 
 def standardized(array: Array, axis: tuple[int, ...], epsilon: float) -> Array:

@@ -104,12 +104,12 @@ def scan(step: Step, steps: int) -> Step:
                 f"train.scan: every leaf of the batch needs a leading axis of {steps} "
                 f"steps, got {sorted(found)}"
             )
-        if steps == 1:  # a CPU's convolutions are slow inside of a loop
-            alone = jax.tree.map(lambda x: x[0], batches)
-            state, metrics = step.pure(state, teacher, alone)
-            return state, jax.tree.map(lambda x: x[None], metrics)
         return jax.lax.scan(
-            lambda s, batch: step.pure(s, teacher, batch), state, batches
+            lambda s, batch: step.pure(s, teacher, batch),
+            state,
+            batches,
+            # By twos, one step is no loop: a CPU's convolutions are slow inside of one.
+            unroll=2 if steps == 1 else 1,
         )
 
     return Step(pure, step.blame)

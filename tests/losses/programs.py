@@ -14,7 +14,7 @@ def weights(shape):
     return 1.0 + 0.25 * np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
 
 
-# What conftest turns off for all tests, to compile in half the time.
+# What conftest turns off for all tests, to compile sooner.
 AS_USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
 """Compiler options for what depends on how the machine code is made."""
 

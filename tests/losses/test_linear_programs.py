@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks.vocabulary import DIVERGENCES, SHAPES, per_token, plain, summed
 from tests.losses.programs import AS_USERS, assert_close, losses
 
 ROWS, WHOLE = PartitionSpec("data"), PartitionSpec()
-each_divergence = pytest.mark.parametrize(
-    "divergence", ["forward_kl", "reverse_kl", "jensen_shannon"]
-)
+each_divergence = pytest.mark.parametrize("divergence", DIVERGENCES)
 
 
 @pytest.fixture(scope="module")
@@ -27,61 +26,29 @@ def heads():
 @functools.cache
 def temporary(of, divergence, sides):
     """Return the temporary bytes of value and gradient at 2,048 x 32,000."""
-    shapes = (2048, 256), (256, 32_000), (2048, 512), (512, 32_000)
-    heads = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    heads = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in SHAPES]
     graded = jax.jit(jax.value_and_grad(of(divergence), sides))
     program = graded.lower(*heads).compile(AS_USERS)
     return program.memory_analysis().temp_size_in_bytes
 
 
-def mean_of_plain(divergence):
-    """Return the loss as it is written where logits are held."""
-
-    def kl(log_p, log_q):
-        return (jnp.exp(log_p) * (log_p - log_q)).sum(-1).mean()
-
-    def mean(*heads):
-        log_q = jax.nn.log_softmax(heads[0] @ heads[1])
-        log_p = jax.nn.log_softmax(heads[2] @ heads[3])
-        if divergence == "forward_kl":
-            return kl(log_p, log_q)
-        if divergence == "reverse_kl":
-            return kl(log_q, log_p)
-        log_m = jnp.logaddexp(log_p, log_q) - jnp.log(2.0)
-        return 0.5 * (kl(log_p, log_m) + kl(log_q, log_m))
-
-    return mean
-
-
-def mean_per_token(divergence):
-    return lambda *heads: losses.linear_divergence(*heads, divergence=divergence).mean()
-
-
-def mean_of_sum(divergence):
-    def mean(*heads):
-        total, count = losses.sum_linear_divergence(*heads, divergence=divergence)
-        return total / count
-
-    return mean
-
-
 @each_divergence
-@pytest.mark.parametrize("of", [mean_per_token, mean_of_sum])
+@pytest.mark.parametrize("of", [per_token, summed])
 def test_a_tenth_of_the_memory(of, divergence):
     used = temporary(of, divergence, (0, 1))
-    assert 10 * used <= temporary(mean_of_plain, divergence, (0, 1))
+    assert 10 * used <= temporary(plain, divergence, (0, 1))
 
 
-@pytest.mark.parametrize("of", [mean_per_token, mean_of_sum])
+@pytest.mark.parametrize("of", [per_token, summed])
 def test_a_sixth_of_the_memory_where_both_learn(of):
     used = temporary(of, "forward_kl", (0, 1, 2, 3))
-    assert 6 * used <= temporary(mean_of_plain, "forward_kl", (0, 1, 2, 3))
+    assert 6 * used <= temporary(plain, "forward_kl", (0, 1, 2, 3))
 
 
 @pytest.mark.parametrize(("sides", "products"), [((0, 1), 4), ((1,), 3), (range(4), 6)])
 def test_each_product_is_done_once_and_only_if_needed(heads, sides, products):
     """Logits of both sides, and two products for each side that learns."""
-    program = jax.jit(jax.value_and_grad(mean_of_sum("forward_kl"), tuple(sides)))
+    program = jax.jit(jax.value_and_grad(summed("forward_kl"), tuple(sides)))
     assert program.lower(*heads).compile().as_text().count(" dot(") == products
 
 

@@ -63,10 +63,10 @@ def channel_wise_kl(
 def _channel_gram(maps: Array) -> Array:
     """Products of all channels `[batch, c, c]`, each row of unit norm."""
     flat = flat_space(maps)
-    own, _ = rescaled(flat, axis=1)  # a row does not depend on its channel's scale
+    own, size = rescaled(flat, axis=1)  # a row does not depend on its channel's scale
     others, _ = rescaled(flat, axis=(1, 2))
     gram = jnp.einsum("bsi,bsj->bij", own, others, precision="highest")
-    return normalized_products(gram, jnp.abs(flat).max(axis=1))
+    return normalized_products(gram, size.swapaxes(1, 2))
 
 
 def channel_correlation(

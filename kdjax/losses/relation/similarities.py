@@ -29,9 +29,8 @@ def _mean_over_columns(batch: Rows, values: Array) -> Float[Array, " rows"]:
 
 def _profile(batch: Rows, number: int) -> Float[Array, "rows columns"]:
     """Return the products with all columns, each row l2-normalised."""
-    own, _ = rescaled(batch.local[number], axis=1)
+    own, size = rescaled(batch.local[number], axis=1)
     others, _ = rescaled(batch.columns[number], axis=(0, 1))
-    size = jnp.abs(batch.local[number]).max(axis=1, initial=0.0)
     return normalized_products(_products(own, others), size)
 
 
