@@ -3,7 +3,7 @@
 An objective is a closure `objective(student, teacher, batch) -> {name: term}`. A term
 is a scalar, or a pair `(sum, count)` whose ratio is the mean, so that padding and
 microbatches of different sizes never bias an average. Two objectives compose by dict
-union: `{**one(s, t, b), **other(s, t, b)}`.
+union: `{**one(s, t, b), **other(s, t, b)}`. `logged` figures are reported only.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +19,25 @@ Schedule = Callable[[Any], Any]
 Term = Any
 Terms = Mapping[str, Term]
 Objective = Callable[[Outputs, Any, Batch], Terms]
+
+
+class Pair(NamedTuple):
+    """A term as the sum of its values and their number."""
+
+    total: Any
+    count: Any
+
+
+class _Logged(NamedTuple):
+    """A term that is no part of the loss."""
+
+    term: Term
+
+
+class _LoggedPair(Pair):
+    """What a logged term resolves to."""
+
+    __slots__ = ()
 
 
 class _Scheduled(NamedTuple):
@@ -80,7 +99,27 @@ def weighted(weight: float | Array | Schedule, term: Term) -> Term:
     return weight * term
 
 
-def _pair(name: str, term: Term, step: Any) -> tuple[Array, Array]:
+def logged(term: Term) -> Term:
+    """Have a figure reported with the terms and left out of the loss.
+
+    Args:
+      term: a scalar or a `(sum, count)` pair, such as the number of teachers dropped.
+
+    >>> terms = resolve({"loss_of": jnp.ones(()), "seen": logged(jnp.ones(()))}, step=0)
+    >>> [name for name, pair in terms.items() if in_loss(pair)]
+    ['loss_of']
+    """
+    return _Logged(term)
+
+
+def in_loss(pair: Pair) -> bool:
+    """Return whether a resolved term is part of the loss."""
+    return not isinstance(pair, _LoggedPair)
+
+
+def _pair(name: str, term: Term, step: Any) -> Pair:
+    if isinstance(term, _Logged):
+        return _LoggedPair(*jax.lax.stop_gradient(_pair(name, term.term, step)))
     if isinstance(term, _Scheduled):
         return _pair(name, weighted(term.weight(step), term.term), step)
     pair = term if isinstance(term, tuple) else (term, 1.0)
@@ -92,10 +131,10 @@ def _pair(name: str, term: Term, step: Any) -> tuple[Array, Array]:
             "take their .mean() or objectives.masked_mean(values, where)"
         )
     total, count = (_at_least_float32(part) for part in pair)
-    return total, jax.lax.stop_gradient(count)
+    return Pair(total, jax.lax.stop_gradient(count))
 
 
-def resolve(terms: Terms, step: Any) -> dict[str, tuple[Array, Array]]:
+def resolve(terms: Terms, step: Any) -> dict[str, Pair]:
     """Evaluate schedules at `step`; return every term as a `(sum, count)` pair.
 
     Raises:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,6 +44,7 @@ class Checkpoints:
     Args:
       directory: where; made when the first checkpoint is saved.
       keep: how many of the latest to keep.
+      keep_steps: which to keep whatever comes, such as later teachers.
       best: name of a metric whose best checkpoint is kept as well, or None.
       mode: `"max"` or `"min"`: which value of it is best.
 
@@ -61,13 +62,17 @@ class Checkpoints:
         directory: str | Path,
         *,
         keep: int = 2,
+        keep_steps: Sequence[int] = (),
         best: str | None = None,
         mode: str = "max",
     ) -> None:
         """See the class."""
         self.directory = Path(directory).absolute()
         self._best = best
-        policies: list[Any] = [preservation_policy.LatestN(keep)]
+        policies: list[Any] = [
+            preservation_policy.LatestN(keep),
+            preservation_policy.CustomSteps(keep_steps),
+        ]
         options: dict[str, Any] = {}
         if best is not None:
             options = {"best_fn": lambda m: m[best], "best_mode": mode}

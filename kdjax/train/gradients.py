@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import inspect
+import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,18 @@ from kdjax.base import Batch, PyTree
 from kdjax.train.state import TrainState
 
 Select = str | Callable[[Batch], Any]
-Gradients = tuple[PyTree, dict[str, Array], PyTree]
+# Added to the key of a step: what a teacher draws is not what its student draws.
+_TEACHER = zlib.crc32(b"kdjax.teacher")
 OWN_METRICS = {"step", "loss", "gradient_norm", "skipped", "skipped_in_a_row"}
+
+
+class Gradients(NamedTuple):
+    """The gradient, the loss, every term's mean, and the updated variables."""
+
+    gradient: PyTree
+    loss: Array
+    means: dict[str, Array]
+    rest: PyTree
 
 
 def pick(batch: Batch, inputs: Select) -> Any:
@@ -45,12 +56,20 @@ class Task:
         """Whether the student's learned parts read what the teacher says."""
         return "teacher" in inspect.signature(self.student_apply).parameters
 
-    def teach(self, teacher_variables: Any, batch: Batch) -> Any:
-        """What the teacher says: evaluation mode, outside the gradient."""
+    def teach(self, teacher_variables: Any, batch: Batch, key: Array) -> Any:
+        """What the teacher says: evaluation mode, outside the gradient.
+
+        Args:
+          teacher_variables: of the teacher, or None where it has none.
+          batch: what both networks read.
+          key: the step's; a teacher that draws has a stream of its own.
+        """
         if self.teacher_apply is None:
             return None
         frozen = jax.lax.stop_gradient(teacher_variables)
-        outputs, _ = self.teacher_apply(frozen, pick(batch, self.inputs))
+        known = inspect.signature(self.teacher_apply).parameters
+        draws = {"rngs": jax.random.fold_in(key, _TEACHER)} if "rngs" in known else {}
+        outputs, _ = self.teacher_apply(frozen, pick(batch, self.inputs), **draws)
         return jax.lax.stop_gradient(outputs)
 
     def terms(
@@ -59,16 +78,14 @@ class Task:
         rest: PyTree,
         key: Array,
         step: Array,
-        teacher: Any,
+        taught: Any,
         batch: Batch,
-    ) -> tuple[dict[str, tuple[Array, Array]], PyTree]:
+    ) -> tuple[dict[str, objectives.Pair], PyTree]:
         """All terms as (sum, count) pairs, and the student's updated variables."""
         variables = {"params": params, **rest}
-        inputs = pick(batch, self.inputs)
-        taught = self.teach(teacher, batch)
         heard = {"teacher": taught} if self.hears else {}
         outputs, variables = self.student_apply(
-            variables, inputs, train=True, rngs=key, **heard
+            variables, pick(batch, self.inputs), train=True, rngs=key, **heard
         )
         terms = objectives.resolve(self.objective(outputs, taught, batch), step)
         if taken := sorted(OWN_METRICS & set(terms)):
@@ -82,24 +99,25 @@ class Task:
         state: TrainState,
         rest: PyTree,
         key: Array,
-        teacher: Any,
+        taught: Any,
         batch: Batch,
         counts: dict[str, Array] | None = None,
     ) -> Gradients:
-        """Gradient, terms, updated variables; means over `counts`, else the batch's."""
+        """Gradient and its company; means over `counts`, else the batch's."""
 
         def loss(params: PyTree) -> Any:
-            pairs, updated = self.terms(params, rest, key, state.step, teacher, batch)
+            pairs, updated = self.terms(params, rest, key, state.step, taught, batch)
             means = {
                 name: objectives.mean(total, counts[name] if counts else count)
                 for name, (total, count) in pairs.items()
             }
-            return sum(means.values()), (means, updated)
+            summed = [means[n] for n, pair in pairs.items() if objectives.in_loss(pair)]
+            return sum(summed, jnp.zeros(())), (means, updated)
 
-        (_, (means, updated)), gradient = jax.value_and_grad(loss, has_aux=True)(
+        (total, (means, updated)), gradient = jax.value_and_grad(loss, has_aux=True)(
             state.params
         )
-        return gradient, means, updated
+        return Gradients(gradient, total, means, updated)
 
     def accumulated(
         self, state: TrainState, key: Array, teacher: Any, batch: Batch, parts: int
@@ -113,25 +131,29 @@ class Task:
         parts_of_batch = _split(batch, parts)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(parts))
 
+        step_key = key
+
         def count(xs: Any) -> dict[str, Array]:
             key, batch = xs
+            taught = self.teach(teacher, batch, step_key)
             pairs, _ = self.terms(
-                state.params, state.rest, key, state.step, teacher, batch
+                state.params, state.rest, key, state.step, taught, batch
             )
             return {name: count for name, (_, count) in pairs.items()}
 
         counts = jax.lax.map(count, (keys, parts_of_batch))
         counts = {name: count.sum() for name, count in counts.items()}
 
-        def add(carry: Any, xs: Any) -> Any:
-            gradient, means, rest = carry
+        def add(sums: Gradients, xs: Any) -> Any:
             key, batch = xs
-            more = self.gradients(state, rest, key, teacher, batch, counts)
-            gradient, means = jax.tree.map(jnp.add, (gradient, means), more[:2])
-            return (gradient, means, more[2]), None
+            taught = self.teach(teacher, batch, step_key)
+            more = self.gradients(state, sums.rest, key, taught, batch, counts)
+            added = jax.tree.map(jnp.add, sums[:-1], more[:-1])
+            return Gradients(added[0], added[1], added[2], more.rest), None
 
-        zeros = jax.tree.map(jnp.zeros_like, (state.params, counts))
-        total, _ = jax.lax.scan(add, (*zeros, state.rest), (keys, parts_of_batch))
+        zeros = jax.tree.map(jnp.zeros_like, (state.params, jnp.zeros(()), counts))
+        start = Gradients(zeros[0], zeros[1], zeros[2], state.rest)
+        total, _ = jax.lax.scan(add, start, (keys, parts_of_batch))
         return total
 
 

@@ -9,6 +9,7 @@ import optax
 from jax import Array
 
 from kdjax.base import Network, PyTree, Variables
+from kdjax.teachers import Past
 
 
 @jax.tree_util.register_dataclass
@@ -25,6 +26,8 @@ class TrainState:
         a resumed run repeats an uninterrupted one exactly.
       skipped: steps skipped because something in them was not finite.
       skipped_in_a_row: those since the last good step.
+      past: what is kept of earlier variables, for a student that is its own teacher
+        (`teachers.ema`, `teachers.snapshots`); usually nothing.
     """
 
     step: Array
@@ -34,6 +37,7 @@ class TrainState:
     key: Array
     skipped: Array
     skipped_in_a_row: Array
+    past: PyTree = ()
 
     @property
     def variables(self) -> Variables:
@@ -42,7 +46,12 @@ class TrainState:
 
 
 def init(
-    network: Network, tx: optax.GradientTransformation, key: Array, inputs: Any
+    network: Network,
+    tx: optax.GradientTransformation,
+    key: Array,
+    inputs: Any,
+    *,
+    past: Past | None = None,
 ) -> TrainState:
     """Return the state before the first step of a new network.
 
@@ -51,16 +60,22 @@ def init(
       tx: the optimizer.
       key: random key: one half initialises, the other becomes the state's.
       inputs: a batch of inputs; only its shapes and dtypes count.
+      past: what to keep of the network's past, the same as the step's.
 
     Returns:
       A `TrainState` at step 0.
     """
     init_key, state_key = jax.random.split(key)
-    return from_variables(network.init(init_key, inputs), tx, state_key)
+    variables = network.init(init_key, inputs)
+    return from_variables(variables, tx, state_key, past=past)
 
 
 def from_variables(
-    variables: Variables, tx: optax.GradientTransformation, key: Array
+    variables: Variables,
+    tx: optax.GradientTransformation,
+    key: Array,
+    *,
+    past: Past | None = None,
 ) -> TrainState:
     """Return the state before the first step of a network that has variables already.
 
@@ -75,9 +90,10 @@ def from_variables(
             f"train.from_variables: needs variables['params'], got {sorted(variables)}"
         )
     copied = jax.tree.map(jnp.array, dict(variables))
+    # Copied as well: an optimizer or a past may keep the very arrays it is given, and
+    # one buffer cannot be donated twice.
+    remembered = jax.tree.map(jnp.array, past.init(copied)) if past else ()
     params = copied.pop("params")
-    # copied as well: some optimizers keep the very arrays they are given, and one
-    # buffer cannot be donated twice
     opt_state = jax.tree.map(jnp.array, tx.init(params))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -87,4 +103,5 @@ def from_variables(
         key=jnp.array(key),
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
+        past=remembered,
     )

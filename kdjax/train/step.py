@@ -13,7 +13,8 @@ from jax import Array
 
 from kdjax import objectives
 from kdjax.base import Batch, PyTree
-from kdjax.train.gradients import Select, Task
+from kdjax.teachers import Past
+from kdjax.train.gradients import Gradients, Select, Task
 from kdjax.train.state import TrainState
 
 Metrics = dict[str, Array]
@@ -55,16 +56,29 @@ def _finite(tree: PyTree) -> Array:
 def _advance(
     state: TrainState,
     tx: optax.GradientTransformation,
-    gradient: PyTree,
-    rest: PyTree,
-    size: Array,
+    found: Gradients,
+    norm: Array,
+    past: Past | None,
 ) -> TrainState:
     """Apply a gradient; if anything is not finite, change only the counters."""
-    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    updates, opt_state = tx.update(found.gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    good = _finite((size, rest))
-    new, old = (params, rest, opt_state), (state.params, state.rest, state.opt_state)
+    # One figure that is finite only if the loss and all of the gradient are: a look at
+    # every leaf costs another pass over the gradient.
+    good = _finite((found.loss + norm, found.rest))
+    new = (params, found.rest, opt_state)
+    old = (state.params, state.rest, state.opt_state)
     params, rest, opt_state = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+    remembered = state.past
+    if past is not None:
+        remembered = jax.lax.cond(
+            good,
+            past.update,
+            lambda held, *_: held,
+            state.past,
+            {"params": params, **rest},
+            state.step + 1,
+        )
     return TrainState(
         step=state.step + 1,
         params=params,
@@ -73,7 +87,27 @@ def _advance(
         key=state.key,
         skipped=state.skipped + ~good,
         skipped_in_a_row=jnp.where(good, 0, state.skipped_in_a_row + 1),
+        past=remembered,
     )
+
+
+def advance(
+    state: TrainState,
+    tx: optax.GradientTransformation,
+    found: Gradients,
+    past: Past | None = None,
+) -> tuple[TrainState, Metrics]:
+    """Return the next state and what a step reports."""
+    norm = optax.tree.norm(found.gradient)
+    state = _advance(state, tx, found, norm, past)
+    return state, {
+        **found.means,
+        "loss": found.loss,
+        "step": state.step,
+        "gradient_norm": norm,
+        "skipped": state.skipped,
+        "skipped_in_a_row": state.skipped_in_a_row,
+    }
 
 
 def make_step(
@@ -82,6 +116,7 @@ def make_step(
     objective: objectives.Objective,
     tx: optax.GradientTransformation,
     *,
+    past: Past | None = None,
     accumulate: int = 1,
     inputs: Select = "image",
 ) -> Step:
@@ -95,6 +130,10 @@ def make_step(
       teacher_apply: the teacher's, or None: the objective then gets None.
       objective: `objective(student, teacher, batch) -> {name: term}`, see `objectives`.
       tx: the optimizer.
+      past: what the state keeps of the student's past (`teachers.ema`,
+        `teachers.snapshots`; give it to `train.init`, too). The teacher then reads its
+        variables from there; where the step is given teacher variables as well, it
+        reads the pair `(given, past)`, as a `teachers.mixture` of two does.
       accumulate: into how many equal parts the batch is cut, one in memory at a time.
         The update equals the whole batch's, masked means included, for networks and
         learned parts without batch statistics and dropout, and objectives without
@@ -127,49 +166,51 @@ def make_step(
         state: TrainState, teacher: Any, batch: Batch
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)
+        teacher = _with_past(past, state, teacher)
         if accumulate == 1:
-            gradient, terms, rest = task.gradients(
-                state, state.rest, key, teacher, batch
-            )
+            taught = task.teach(teacher, batch, key)
+            found = task.gradients(state, state.rest, key, taught, batch)
         else:
-            gradient, terms, rest = task.accumulated(
-                state, key, teacher, batch, accumulate
-            )
-        loss = sum(terms.values(), jnp.zeros(()))
-        norm = optax.tree.norm(gradient)
-        # One figure that is finite only if the loss and all of the gradient are: a
-        # look at every leaf costs another pass over the gradient.
-        state = _advance(state, tx, gradient, rest, loss + norm)
-        return state, {
-            **terms,
-            "loss": loss,
-            "step": state.step,
-            "gradient_norm": norm,
-            "skipped": state.skipped,
-            "skipped_in_a_row": state.skipped_in_a_row,
-        }
+            found = task.accumulated(state, key, teacher, batch, accumulate)
+        return advance(state, tx, found, past)
 
-    return Step(pure, functools.partial(_blame, task))
+    def blame(state: TrainState, teacher: Any, batch: Batch) -> dict[str, str]:
+        return reasons(task, state, _with_past(past, state, teacher), batch)
+
+    return Step(pure, blame)
 
 
-def _blame(task: Task, state: TrainState, teacher: Any, batch: Batch) -> dict[str, str]:
+def _with_past(past: Past | None, state: TrainState, teacher: Any) -> Any:
+    """Return what the teacher's `apply` is given as its variables."""
+    if past is None:
+        return teacher
+    own = past.read(state.past)
+    return own if teacher is None else (teacher, own)
+
+
+def reasons(
+    task: Task, state: TrainState, teacher: Any, batch: Batch
+) -> dict[str, str]:
     """Say of each term that is not finite if its value or its gradient is the cause."""
     key = jax.random.fold_in(state.key, state.step)
+    taught = jax.jit(task.teach)(teacher, batch, key)
 
     def terms(params: PyTree) -> dict[str, Array]:
-        pairs, _ = task.terms(params, state.rest, key, state.step, teacher, batch)
-        return {name: objectives.mean(*pair) for name, pair in pairs.items()}
+        pairs, _ = task.terms(params, state.rest, key, state.step, taught, batch)
+        return {
+            name: objectives.mean(*pair)
+            for name, pair in pairs.items()
+            if objectives.in_loss(pair)
+        }
 
-    reasons = {}
+    found = {}
     for name in jax.eval_shape(terms, state.params):
         # One term at a time: a zero cotangent times an infinite derivative is not a
         # number, so together one would be blamed for another's fault.
         of_term = jax.jit(jax.value_and_grad(lambda params, n=name: terms(params)[n]))
         value, gradient = of_term(state.params)
         if not np.isfinite(value):
-            reasons[name] = f"its value is {value}"
+            found[name] = f"its value is {value}"
         elif not np.isfinite(norm := float(optax.tree.norm(gradient))):
-            reasons[name] = (
-                f"the norm of its gradient is {norm} (its value {value:.4g})"
-            )
-    return reasons
+            found[name] = f"the norm of its gradient is {norm} (its value {value:.4g})"
+    return found

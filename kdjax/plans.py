@@ -1,0 +1,1 @@
+"""How a function is mapped over stacked networks: at once, in a loop, or unrolled."""
