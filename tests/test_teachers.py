@@ -10,7 +10,7 @@ from kdjax.base import Network, Outputs
 from tests.twins import INPUTS, build
 
 KEY = jax.random.key(7)
-BOTH = pytest.mark.parametrize("how", ["vmap", "map"])
+BOTH = pytest.mark.parametrize("plan", ["vmap", "map"])
 
 
 def equal(one, two):
@@ -154,28 +154,29 @@ def test_means_refuse_wrong_logits(mean, logits, match):
 
 @BOTH
 @pytest.mark.parametrize("framework", ["linen", "nnx"])
-def test_ensemble_is_its_members_combined(how, framework, members):
+def test_ensemble_is_its_members_combined(plan, framework, members):
     network = build(framework, ("own", "encoder/hid"))
     stacked = trees.stack(members)
     single = trees.stack([network.apply(v, INPUTS)[0] for v in members])
 
     for combine in (teachers.mean_probabilities, teachers.mean_logits):
-        several = teachers.ensemble(network, 3, combine, how=how)
+        several = teachers.ensemble(network, 3, combine, plan=plan)
         outputs, after = several.apply(stacked, INPUTS)
         close(outputs.logits, combine(single.logits))
+        assert outputs.features.pop("dropped_teachers") == 0
         close(outputs.features, single.features)
         assert outputs.features["own"].shape == (3, 5, 6)
         assert after is stacked
 
 
 @BOTH
-def test_training_updates_every_member_from_its_own_key(how, linen, members):
+def test_training_updates_every_member_from_its_own_key(plan, linen, members):
     keys = jax.random.split(KEY, 3)
     step = functools.partial(linen.apply, inputs=INPUTS, train=True)
     single = trees.stack(
         [step(v, rngs=k) for v, k in zip(members, keys, strict=True)],
     )
-    several = teachers.ensemble(linen, 3, teachers.mean_logits, how=how)
+    several = teachers.ensemble(linen, 3, teachers.mean_logits, plan=plan)
     apply = jax.jit(several.apply, static_argnames="train")
     for rngs in (KEY, {"dropout": KEY}):
         outputs, after = apply(trees.stack(members), INPUTS, train=True, rngs=rngs)
@@ -186,8 +187,8 @@ def test_training_updates_every_member_from_its_own_key(how, linen, members):
 
 
 @BOTH
-def test_gradients_reach_all_members_unless_frozen(how, linen, members):
-    several = teachers.ensemble(linen, 3, how=how)
+def test_gradients_reach_all_members_unless_frozen(plan, linen, members):
+    several = teachers.ensemble(linen, 3, plan=plan)
 
     def loss(network, params, rest):
         outputs, _ = network.apply(
@@ -205,8 +206,8 @@ def test_gradients_reach_all_members_unless_frozen(how, linen, members):
 
 
 @BOTH
-def test_ensemble_of_one_is_the_network(how, linen, members):
-    outputs, _ = teachers.ensemble(linen, 1, how=how).apply(
+def test_ensemble_of_one_is_the_network(plan, linen, members):
+    outputs, _ = teachers.ensemble(linen, 1, plan=plan).apply(
         trees.stack(members[1:2]), INPUTS
     )
     expected, _ = linen.apply(members[1], INPUTS)
@@ -224,15 +225,15 @@ def test_init_draws_different_members(linen):
 
 def test_parameters_stay_out_of_the_loop(linen, members):
     """Were they among what the loop returns, training would copy all of them."""
-    several = teachers.ensemble(linen, 3, how="map")
+    several = teachers.ensemble(linen, 3, plan="map")
     stacked = trees.stack(members)
     _, after = several.apply(stacked, INPUTS, train=True, rngs=KEY)
     assert after["params"] is stacked["params"]
 
 
 def test_map_is_a_loop_and_vmap_is_none(linen, members):
-    for how, loops in (("map", True), ("vmap", False)):
-        several = teachers.ensemble(linen, 3, how=how)
+    for plan, loops in (("map", True), ("vmap", False)):
+        several = teachers.ensemble(linen, 3, plan=plan)
         program = str(jax.make_jaxpr(several.apply)(trees.stack(members), INPUTS))
         assert ("scan[" in program) is loops
 
@@ -244,7 +245,7 @@ def test_ensemble_traces_its_network_once(linen, members):
         traces.append(1)
         return linen.apply(*args, **kwargs)
 
-    several = teachers.ensemble(Network(linen.init, apply), 3)
+    several = teachers.ensemble(Network(linen.init, apply), 3, plan="vmap")
     jitted = jax.jit(several.apply)
     for shift in (0, 1):
         jitted(trees.stack(members), INPUTS + shift)
@@ -282,8 +283,8 @@ def test_variables_that_are_not_stacked_are_refused(variables):
 def test_wrong_arguments_are_refused(linen):
     with pytest.raises(ValueError, match="ensemble: size must be > 0, got 0"):
         teachers.ensemble(linen, 0)
-    with pytest.raises(ValueError, match="how must be 'vmap' or 'map', got 'pmap'"):
-        teachers.ensemble(linen, 2, how="pmap")
+    with pytest.raises(ValueError, match="plan must be one of .*, got 'pmap'"):
+        teachers.ensemble(linen, 2, plan="pmap")
 
 
 def test_outputs_of_other_kinds_pass():

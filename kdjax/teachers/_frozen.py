@@ -1,5 +1,6 @@
 """A network as a fixed teacher."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,3 +36,34 @@ def frozen(network: Network) -> Network:
         return jax.lax.stop_gradient(outputs), variables
 
     return Network(network.init, apply)
+
+
+def viewed(network: Network, view: Callable[[Any], Any]) -> Network:
+    """Return the network with eyes of its own: `view(inputs)` is what it sees.
+
+    For a teacher that was trained at another resolution or with another normalisation
+    than the student beside it.
+
+    Args:
+      network: any network.
+      view: pure `view(inputs) -> inputs`.
+
+    Returns:
+      A network with the same variables.
+
+    >>> from kdjax import networks
+    >>> linear = networks.from_function(lambda params, x: x @ params)
+    >>> doubled = viewed(linear, lambda x: 2 * x)
+    >>> doubled.apply({"params": jax.numpy.eye(2)}, jax.numpy.ones((1, 2)))[0].logits
+    Array([[2., 2.]], dtype=float32)
+    """
+
+    def init(key: Any, inputs: Any) -> Variables:
+        return network.init(key, view(inputs))
+
+    def apply(
+        variables: Variables, inputs: Any, *, train: bool = False, rngs: Any = None
+    ) -> tuple[Outputs, Variables]:
+        return network.apply(variables, view(inputs), train=train, rngs=rngs)
+
+    return Network(init, apply)

@@ -1,73 +1,157 @@
 """How the outputs of several teachers become those of one."""
 
-import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from kdjax import checks
 
+Logits = Array | Sequence[Array]
 
-def mean_logits(logits: Array) -> Array:
-    """Return the mean of the teachers' logits.
 
-    It is the normalised geometric mean of their probabilities.
+def usable(logits: Logits) -> Array:
+    """Return which teachers gave only numbers on this batch.
+
+    All means and weights of this room leave the others out by themselves, so that one
+    teacher's NaN does not become its students'.
 
     Args:
-      logits: `[teachers, batch, ..., classes]`.
+      logits: `[teachers, ..., classes]`, or a sequence of `[..., classes]`.
+
+    Returns:
+      `[teachers]` booleans: no NaN and no +inf. (−inf says "never", and is legal.)
+
+    >>> usable(jnp.array([[[0.0, 1.0]], [[jnp.nan, 1.0]]]))
+    Array([ True, False], dtype=bool)
+    """
+    stacked = stacked_logits("usable", logits)
+    bad = jnp.isnan(stacked) | (stacked == jnp.inf)
+    return ~bad.any(axis=tuple(range(1, stacked.ndim)))
+
+
+def dropped(logits: Logits) -> Array:
+    """Return how many teachers `usable` leaves out, a float: to be logged.
+
+    >>> dropped(jnp.array([[[0.0, 1.0]], [[jnp.nan, 1.0]]]))
+    Array(1., dtype=float32)
+    """
+    return (~usable(logits)).sum(dtype=jnp.float32)
+
+
+def mean_logits(logits: Logits, weights: Any = None) -> Array:
+    """Return the weighted mean of the teachers' logits.
+
+    It is the normalised geometric mean of their probabilities. Teachers that are not
+    `usable` are left out; where none is left the mean is NaN, so that the train step
+    skips the batch.
+
+    Args:
+      logits: `[teachers, batch, ..., classes]`, or a sequence of `[batch, ...,
+        classes]`.
+      weights: `[teachers]` or `[teachers, batch, ...]`, >= 0, divided by their sum
+        over the teachers; None weighs all alike.
 
     Returns:
       `[batch, ..., classes]`.
 
     Raises:
-      ValueError: if the logits are not floating or lack the leading axis.
+      ValueError: if the logits are not floating or lack the leading axis, or the
+        weights do not fit them.
 
     Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network",
     https://arxiv.org/abs/1503.02531 (2015), who allow either mean.
 
-    >>> mean_logits(jax.numpy.array([[[0.0, 2.0]], [[4.0, 0.0]]]))
+    >>> mean_logits(jnp.array([[[0.0, 2.0]], [[4.0, 0.0]]]))
     Array([[2., 1.]], dtype=float32)
     """
-    _check_stacked("mean_logits", logits)
-    return _at_least_float32(logits).mean(axis=0)
+    stacked, share, left = _weighted("mean_logits", logits, weights)
+    # a weight of 0 times a logit of -inf would be NaN
+    mean = (jnp.where(share > 0, stacked, 0) * share).sum(axis=0)
+    return jnp.where(left, mean, jnp.nan)
 
 
-def mean_probabilities(logits: Array) -> Array:
-    """Return the logarithm of the mean of the teachers' probabilities.
+def mean_probabilities(
+    logits: Logits, weights: Any = None, *, temperature: float | Array = 1.0
+) -> Array:
+    """Return logits whose softmax is the weighted mean of the teachers' probabilities.
 
-    `log(1/K * sum_k softmax(z_k))`, computed without leaving the log domain, so that
-    value and gradient are finite for logits of any size. The result is normalised: its
-    softmax is the mean itself.
+    `T log(sum_k w_k softmax(z_k / T))`, computed without leaving the log domain, so
+    that value and gradient are finite for logits of any size. Given to a loss of the
+    same temperature, its softened probabilities are the mean of the softened ones.
+    Teachers that are not `usable` are left out; where none is left the mean is NaN, so
+    that the train step skips the batch.
 
     Args:
-      logits: `[teachers, batch, ..., classes]`.
+      logits: `[teachers, batch, ..., classes]`, or a sequence of `[batch, ...,
+        classes]`.
+      weights: `[teachers]` or `[teachers, batch, ...]`, >= 0, divided by their sum
+        over the teachers; None weighs all alike.
+      temperature: T > 0.
 
     Returns:
-      `[batch, ..., classes]`.
+      `[batch, ..., classes]`; log-probabilities at T = 1.
 
     Raises:
-      ValueError: if the logits are not floating or lack the leading axis.
+      ValueError: if the logits are not floating or lack the leading axis, the weights
+        do not fit them, or T is not positive.
 
     Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network",
     https://arxiv.org/abs/1503.02531 (2015).
 
-    >>> logits = jax.numpy.array([[[0.0, 1e4]], [[0.0, -1e4]]])
-    >>> jax.numpy.exp(mean_probabilities(logits))
+    >>> logits = jnp.array([[[0.0, 1e4]], [[0.0, -1e4]]])
+    >>> jnp.exp(mean_probabilities(logits))
     Array([[0.5, 0.5]], dtype=float32)
     """
-    _check_stacked("mean_probabilities", logits)
-    log_probabilities = jax.nn.log_softmax(_at_least_float32(logits), axis=-1)
-    return jax.nn.logsumexp(log_probabilities, axis=0) - math.log(len(logits))
+    checks.positive("mean_probabilities", temperature=temperature)
+    stacked, share, left = _weighted("mean_probabilities", logits, weights)
+    log_probabilities = jax.nn.log_softmax(stacked / temperature, axis=-1)
+    share = jnp.broadcast_to(share, stacked.shape)
+    mean = temperature * jax.nn.logsumexp(log_probabilities, axis=0, b=share)
+    return jnp.where(left, mean, jnp.nan)
 
 
-def _at_least_float32(logits: Array) -> Array:
-    return logits.astype(jax.numpy.promote_types(logits.dtype, jax.numpy.float32))
-
-
-def _check_stacked(function: str, logits: Array) -> None:
+def stacked_logits(function: str, logits: Logits) -> Array:
+    """Check `[teachers, ..., classes]` and bring it to at least float32."""
+    if isinstance(logits, Sequence):
+        named = {f"logits[{k}]": one for k, one in enumerate(logits)}
+        checks.logits(function, **named)
+        logits = jnp.stack(logits) if logits else jnp.zeros((0, 1, 1))
     checks.logits(function, logits=logits)
     if logits.ndim < 2 or logits.shape[0] == 0:
         raise ValueError(
             f"{function}: logits must be [teachers, ..., classes] with at least one "
             f"teacher, got {list(logits.shape)}"
         )
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def cleaned(logits: Array) -> tuple[Array, Array]:
+    """Return logits with zeros for what is not usable, and `[teachers, 1, ...]` of it.
+
+    Zeros, because a weight of 0 does not stop a NaN, nor its gradient.
+    """
+    kept = usable(logits).reshape(-1, *[1] * (logits.ndim - 1))
+    return jnp.where(kept, logits, 0), kept
+
+
+def _weighted(
+    function: str, logits: Logits, weights: Any
+) -> tuple[Array, Array, Array]:
+    """Return clean logits, `[teachers, ..., 1]` shares, and where a teacher is left."""
+    stacked = stacked_logits(function, logits)
+    stacked, kept = cleaned(stacked)
+    shape = stacked.shape[:-1]
+    weights = jnp.ones(shape[:1]) if weights is None else jnp.asarray(weights)
+    if weights.shape not in (shape[:1], shape):
+        raise ValueError(
+            f"{function}: weights must be [teachers] or [teachers, ...] as the logits: "
+            f"weights {list(weights.shape)}, logits {list(stacked.shape)}"
+        )
+    weights = weights.reshape(weights.shape + (1,) * (stacked.ndim - weights.ndim))
+    weights = jnp.where(kept, weights, 0).astype(stacked.dtype)
+    total = weights.sum(axis=0, keepdims=True)
+    left = total > 0
+    return stacked, weights / jnp.where(left, total, 1), left[0]
