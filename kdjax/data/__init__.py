@@ -13,24 +13,22 @@ makes an endless, randomly accessible stream of one, and `epoch` walks over one 
     batch = batches[1000]  # {"image": float32 [128, 8, 8, 1], "label": int32 [128]}
     for batch in data.epoch(task.test, 256, data.pipeline(task)):
         ...  # the same fields and "mask", False where the last batch is padded
+
+`views` in the place of `pipeline` numbers the augmented views of each example, so that
+what a teacher says of them can be stored (`kdjax.teachers.cache`).
 """
 
-from kdjax.data.augment import (
-    Pipeline,
-    normalize,
-    pipeline,
-    random_crop,
-    random_flip,
-    random_shift,
-)
+from kdjax.data.augment import normalize, random_crop, random_flip, random_shift
 from kdjax.data.batches import Batches, epoch
 from kdjax.data.task import Task, Unavailable, load
+from kdjax.data.transforms import Pipeline, Views, pipeline, views
 
 __all__ = [
     "Batches",
     "Pipeline",
     "Task",
     "Unavailable",
+    "Views",
     "epoch",
     "load",
     "normalize",
@@ -38,4 +36,5 @@ __all__ = [
     "random_crop",
     "random_flip",
     "random_shift",
+    "views",
 ]

@@ -1,10 +1,10 @@
 """Augmentations as pure functions of a key and a batch of images.
 
 An augmentation is any `augmentation(key, images) -> images`; its draws differ from one
-example to the next. `pipeline` makes the transform of a whole batch out of them.
+example to the next. `pipeline` and `views` make the transform of a whole batch out of
+them.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.base import Array
-from kdjax.data.task import Task
 
 Augmentation = Callable[[Array, Array], Array]
 
@@ -138,54 +137,3 @@ def normalize(images: Array, mean: Any, std: Any) -> Array:
     offset = (255 * mean).astype(np.float32).reshape(shape)
     scale = (1 / (255 * np.where(std > 0, std, 1))).astype(np.float32).reshape(shape)
     return (images.astype(jnp.float32) - offset) * scale
-
-
-@dataclasses.dataclass(frozen=True)
-class Pipeline:
-    """What `pipeline` returns; equal ones share a compiled program.
-
-    Attributes:
-      mean: of each channel, in [0, 1] units.
-      std: of each channel, in [0, 1] units.
-      augmentations: applied in this order, before normalisation.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augmentations: tuple[Augmentation, ...]
-
-    def __call__(self, key: Array, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return the batch with its uint8 `"image"` augmented and normalised."""
-        images = batch["image"]
-        for number, augmentation in enumerate(self.augmentations):
-            images = augmentation(jax.random.fold_in(key, number), images)
-        return {**batch, "image": normalize(images, self.mean, self.std)}
-
-
-def pipeline(
-    statistics: Task | tuple[Any, Any], *augmentations: Augmentation
-) -> Pipeline:
-    """Compose augmentations and normalisation to the transform of a batch.
-
-    Without augmentations it is the transform for evaluation.
-
-    Args:
-      statistics: a task, for the statistics of its train split, or `(mean, std)`,
-        each `[c]` in [0, 1] units.
-      *augmentations: `augmentation(key, images) -> images` on uint8
-        `[batch, h, w, c]`, each with a key of its own.
-
-    Returns:
-      `transform(key, batch) -> batch`: `batch["image"]` becomes float32, the other
-      fields travel along.
-
-    >>> view = pipeline(([0.5], [0.25]), random_flip)
-    >>> batch = {"image": jnp.zeros([2, 8, 8, 1], jnp.uint8), "label": jnp.zeros(2)}
-    >>> float(view(jax.random.key(0), batch)["image"].max())
-    -2.0
-    """
-    if isinstance(statistics, Task):
-        mean, std = statistics.mean, statistics.std
-    else:
-        mean, std = (np.asarray(value) for value in statistics)
-    return Pipeline(tuple(mean.tolist()), tuple(std.tolist()), augmentations)

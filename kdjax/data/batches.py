@@ -3,7 +3,7 @@
 import functools
 import itertools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from kdjax import trees
 from kdjax.base import Array, PyTree
+from kdjax.data import _checks
 
 Transform = Callable[[Array, Any], Any]
 
@@ -38,16 +38,27 @@ class Batches:
         differs from step to step. None leaves the arrays as they are.
       sharding: how the batch axis is laid out over devices, such as
         `NamedSharding(mesh, P("data"))`.
-      device_bytes: arrays up to this size are put on the device once and gathered
-        there; larger ones stay on the host and travel batch by batch.
+      device_bytes: arrays up to this size, together with those beside them, are put on
+        the device once and gathered there; larger ones stay on the host and travel
+        batch by batch.
+      views: how many views of each example there are. Every batch then has the int32
+        fields `"index"`, rows of the arrays, and `"view"`: epoch e, counted from 0,
+        shows every example in view `e % views`. The transform gets both.
+      beside: a dict of arrays `[views, n, ...]` with what is known of each view, such
+        as `teachers.cache.Cache.arrays`. A batch has their rows as further fields.
 
     Raises:
       ValueError: if there are no examples, if arrays differ in length or are not
-        numbers, or if `batch_size`, `seed` or a step is out of range.
+        numbers, if `batch_size`, `seed`, `views` or a step is out of range, if `beside`
+        has other leading axes or comes without `views`, or if a field comes twice.
 
     >>> batches = Batches({"label": np.arange(10)}, batch_size=4, seed=0)
     >>> batches[7]["label"].shape, batches.chunk(7, 3)["label"].shape
     ((4,), (3, 4))
+    >>> stored = {"teacher/log_probs": np.zeros([2, 10, 3])}
+    >>> batches = Batches({"label": np.arange(10)}, 5, views=2, beside=stored)
+    >>> [int(batches[step]["view"][0]) for step in range(6)]
+    [0, 0, 1, 1, 0, 0]
     """
 
     def __init__(
@@ -59,21 +70,27 @@ class Batches:
         transform: Transform | None = None,
         sharding: NamedSharding | None = None,
         device_bytes: int = 2**30,
+        views: int | None = None,
+        beside: Mapping[str, Any] | None = None,
     ) -> None:
         """Place small arrays on the device, keep large ones on the host."""
-        self.num_examples = _num_examples("Batches", arrays, batch_size)
+        self.num_examples = _checks.num_examples("Batches", arrays, batch_size)
         if not 0 <= seed < 2**32:
             raise ValueError(f"Batches: seed must be in [0, 2**32), got {seed}")
+        beside = dict(beside or {})
+        _checks.views(arrays, self.num_examples, views, beside)
         self.batch_size = batch_size
         self.seed = seed
+        self._views = views
         self._transform = transform
         self._sharding = sharding
         self._key = jax.random.fold_in(jax.random.key(seed), _STREAM)
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves((arrays, beside)))
         self._on_device = size <= device_bytes
         # Copied to the device: device_put would keep looking at the caller's memory.
         place = jnp.array if self._on_device else np.asarray
         self._arrays = jax.tree.map(place, arrays)
+        self._beside = jax.tree.map(place, beside)
         # Two epochs: the ones that a batch may straddle.
         self._permutation = functools.lru_cache(maxsize=2)(
             functools.partial(_permutation, self.num_examples, seed)
@@ -85,8 +102,9 @@ class Batches:
 
     def __getitem__(self, step: int) -> Any:
         """Return batch `step`, leaves `[batch_size, ...]`."""
-        arrays, rows = self._source(self._rows(step, 1))
-        batch = _one(arrays, rows, self._key, np.uint32(step), self._transform)
+        arrays, rows, beside, view = self._source(step, 1)
+        step_number, transform = np.uint32(step), self._transform
+        batch = _one(arrays, rows, self._key, step_number, transform, beside, view)
         return self._laid_out(batch)
 
     def chunk(self, step: int, k: int) -> Any:
@@ -97,10 +115,12 @@ class Batches:
         """
         if k < 1:
             raise ValueError(f"Batches.chunk: k must be >= 1, got {k}")
-        arrays, rows = self._source(self._rows(step, k))
-        rows = rows.reshape(k, self.batch_size)
+        arrays, rows, beside, view = self._source(step, k)
+        shape, transform = (k, self.batch_size), self._transform
+        rows, view = jax.tree.map(lambda x: x.reshape(shape), (rows, view))
         steps = np.arange(step, step + k, dtype=np.uint32)
-        return self._laid_out(_many(arrays, rows, self._key, steps, self._transform), 1)
+        made = _many(arrays, rows, self._key, steps, transform, beside, view)
+        return self._laid_out(made, 1)
 
     def __iter__(self) -> Iterator[Any]:
         """Yield all batches from step 0 on, without end."""
@@ -118,12 +138,27 @@ class Batches:
             position += len(part)
         return np.concatenate(parts)
 
-    def _source(self, rows: np.ndarray) -> tuple[PyTree, np.ndarray]:
+    def _source(
+        self, step: int, k: int
+    ) -> tuple[PyTree, np.ndarray, PyTree, np.ndarray | None]:
+        """Return arrays and rows of them, what is beside them, and views of that."""
+        rows, view = self._rows(step, k), self._view(step, k)
         if self._on_device:
-            return self._arrays, rows
+            return self._arrays, rows, self._beside, view
         # The program is the one of the device: it finds the gathered rows in order.
         gathered = jax.tree.map(lambda array: array[rows], self._arrays)
-        return gathered, np.arange(len(rows), dtype=np.int32)
+        if view is not None:
+            beside = jax.tree.map(lambda array: array[view, rows], self._beside)
+            gathered = {**gathered, **beside, "index": rows, "view": view}
+        return gathered, np.arange(len(rows), dtype=np.int32), {}, None
+
+    def _view(self, step: int, k: int) -> np.ndarray | None:
+        """Return each position's view: of its epoch, for a batch may straddle two."""
+        if self._views is None:
+            return None
+        start, stop = step * self.batch_size, (step + k) * self.batch_size
+        epochs = np.arange(start, stop) // self.num_examples
+        return (epochs % self._views).astype(np.int32)
 
     def _laid_out(self, batch: Any, leading: int = 0) -> Any:
         if self._sharding is None:
@@ -155,7 +190,7 @@ def epoch(
     >>> [int(b["mask"].sum()) for b in epoch({"label": np.arange(5)}, batch_size=3)]
     [3, 2]
     """
-    num_examples = _num_examples("epoch", arrays, batch_size)
+    num_examples = _checks.num_examples("epoch", arrays, batch_size)
     if "mask" in arrays:
         raise ValueError("epoch: the field 'mask' is epoch's own, got one in arrays")
     host = jax.tree.map(np.asarray, arrays)
@@ -177,25 +212,6 @@ def _slice(array: np.ndarray, start: int, length: int) -> np.ndarray:
     )
 
 
-def _num_examples(function: str, arrays: PyTree, batch_size: int) -> int:
-    leaves = jax.tree_util.tree_leaves_with_path(arrays)
-    named = {trees.path_name(path): leaf for path, leaf in leaves}
-    for name, leaf in named.items():
-        if np.ndim(leaf) == 0 or leaf.dtype.kind in "OSUMm":
-            raise ValueError(
-                f"{function}: every array must be [n, ...] numbers, got {name!r} = "
-                f"{getattr(leaf, 'dtype', type(leaf).__name__)}{list(np.shape(leaf))}"
-            )
-    lengths = {name: len(leaf) for name, leaf in named.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"{function}: arrays must have one length, got {lengths}")
-    if not lengths or 0 in lengths.values():
-        raise ValueError(f"{function}: needs at least one example, got {lengths}")
-    if batch_size < 1:
-        raise ValueError(f"{function}: batch_size must be >= 1, got {batch_size}")
-    return next(iter(lengths.values()))
-
-
 def _permutation(num_examples: int, seed: int, epoch_number: int) -> np.ndarray:
     order = np.random.default_rng([seed, epoch_number]).permutation(num_examples)
     return order.astype(np.int32)
@@ -203,9 +219,19 @@ def _permutation(num_examples: int, seed: int, epoch_number: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnames="transform")
 def _one(
-    arrays: PyTree, rows: Array, key: Array, step: Array, transform: Transform | None
+    arrays: PyTree,
+    rows: Array,
+    key: Array,
+    step: Array,
+    transform: Transform | None,
+    beside: PyTree = None,
+    view: Array | None = None,
 ) -> Any:
     batch = jax.tree.map(lambda a: a.at[rows].get(mode="promise_in_bounds"), arrays)
+    if view is not None:
+        at = view, rows
+        seen = jax.tree.map(lambda a: a.at[at].get(mode="promise_in_bounds"), beside)
+        batch = {**batch, **seen, "index": rows, "view": view}
     if transform is None:
         return batch
     return transform(jax.random.fold_in(key, step), batch)
@@ -213,9 +239,16 @@ def _one(
 
 @functools.partial(jax.jit, static_argnames="transform")
 def _many(
-    arrays: PyTree, rows: Array, key: Array, steps: Array, transform: Transform | None
+    arrays: PyTree,
+    rows: Array,
+    key: Array,
+    steps: Array,
+    transform: Transform | None,
+    beside: PyTree,
+    view: Array | None,
 ) -> Any:
     # Not vmap: the body is the program of a single batch, and so are its bits.
     return jax.lax.map(
-        lambda x: _one(arrays, x[0], key, x[1], transform), (rows, steps)
+        lambda x: _one(arrays, x[0], key, x[1], transform, beside, x[2]),
+        (rows, steps, view),
     )
