@@ -195,7 +195,7 @@ def _paraphrase(images: Images, layer: str, paraphraser: Any) -> Any:
         task.train, config.batch_size, seed=0, transform=data.pipeline(task)
     )
     step = train.make_step(learner.apply, network.apply, objective, tx)
-    state = train.init(learner, tx, jax.random.key(0), images.teacher.fit.example)
+    state = train.init(learner, tx, jax.random.key(0), images.example)
     steps = (batches[number] for number in range(config.steps))
     for state, _ in train.run(step, state, variables, steps):
         images.run.advance(0, "paraphraser")

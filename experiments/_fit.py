@@ -1,10 +1,9 @@
 """Train networks of one kind: one compiled program, resumable, measured."""
 
-import dataclasses
 import functools
+import math
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,61 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments._model import Model
+from experiments._recipe import Learner, Recipe
 from experiments._workdir import Interrupted, Run
-from kdjax import checkpoint, data, metrics, networks, train
+from kdjax import checkpoint, data, metrics, teachers, train, trees
 from kdjax.base import Network, Variables
 from kdjax.objectives import Objective
 
 EVALUATION_BATCH = 512
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How a network is trained."""
-
-    steps: int
-    batch_size: int
-    augment: tuple[str, ...] = ()
-    optimizer: str = "adam"
-    weight_decay: float = 0.0
-    schedule: str = "cosine"
-
-    def transformation(self, learning_rate: Any) -> optax.GradientTransformation:
-        """Return the optimizer; its learning rate falls by the schedule.
-
-        The learning rate is part of its state, so that one compiled step serves a whole
-        grid of them.
-        """
-        falling = _SCHEDULES[self.schedule](self.steps)
-
-        def make(peak: Any) -> optax.GradientTransformation:
-            def schedule(count: Any) -> Any:
-                return peak * falling(count)
-
-            if self.optimizer == "adam":
-                return optax.adamw(schedule, weight_decay=self.weight_decay)
-            momentum = optax.sgd(schedule, momentum=0.9)
-            return optax.chain(optax.add_decayed_weights(self.weight_decay), momentum)
-
-        return optax.inject_hyperparams(make)(peak=learning_rate)
-
-
-def _stairs(steps: int) -> Any:
-    """A tenth after 150, 180 and 210 of 240 epochs, whatever their number here."""
-    at = {round(steps * epoch / 240): 0.1 for epoch in (150, 180, 210)}
-    return optax.piecewise_constant_schedule(1.0, at)
-
-
-_SCHEDULES: dict[str, Callable[[int], Any]] = {
-    "cosine": lambda steps: optax.cosine_decay_schedule(1.0, steps),
-    "stairs": _stairs,
-}
-_AUGMENTATIONS = {
-    "shift": partial(data.random_shift, pixels=1),
-    "crop": partial(data.random_crop, padding=4),
-    "flip": data.random_flip,
-}
+TaughtBy = tuple[Network, Variables | Callable[[int], Variables]]
+Judge = tuple[Network, Variables]
 
 
 class Fit:
@@ -76,15 +31,15 @@ class Fit:
     Args:
       run: the run they belong to.
       task: the data.
-      model: the kind.
+      learner: the kind.
       objective: what they are trained on.
       recipe: how.
-      teacher: `(network, variables)`, or None.
-      parts: learned parts of the objective, trained beside the network.
-      with_parts: whether the parts stay in the network that is measured.
+      teacher: a network and its variables, or a function of the seed to them; or None.
+      judge: a network and its variables, whom agreement is measured with; or None.
+      fields: arrays beside the training images and labels, for the objective.
+      keep_steps: whose checkpoints are kept.
 
     Attributes:
-      network: what is trained.
       exported: what is measured, and used in the end.
     """
 
@@ -92,55 +47,77 @@ class Fit:
         self,
         run: Run,
         task: data.Task,
-        model: Model,
+        learner: Learner,
         objective: Objective,
         recipe: Recipe,
-        teacher: tuple[Network, Variables] | None = None,
-        parts: Mapping[str, Any] | None = None,
-        with_parts: bool = False,
+        *,
+        teacher: TaughtBy | None = None,
+        judge: Judge | None = None,
+        fields: Mapping[str, Any] | None = None,
+        keep_steps: Sequence[int] = (),
     ) -> None:
         """Compile nothing yet."""
-        self.run, self.task, self.recipe = run, task, recipe
-        teach, self._teacher = teacher or (None, None)
-        self.network = self.exported = model.build(task.num_classes)
-        if parts:
-            self.network = networks.with_parts(self.network, parts, teacher=teach)
-        if with_parts:
-            self.exported = self.network
+        self.run, self.task, self.recipe, self._learner = run, task, recipe, learner
+        self.exported = learner.exported
         self.example = jnp.zeros((1, *task.train["image"].shape[1:]))
-        teach_apply = teach.apply if teach else None
-        self._calls = _largest_divisor(recipe.steps, model.steps_per_call)
+        self._keep, self._fields = tuple(keep_steps), fields or {}
+        teach, self._taught_by = teacher or (None, None)
+        self._calls = _largest_divisor(
+            math.gcd(recipe.steps, *self._keep), learner.steps_per_call
+        )
         step = train.make_step(
-            self.network.apply, teach_apply, objective, recipe.transformation(0.0)
+            learner.network.apply,
+            teach.apply if teach else None,
+            objective,
+            self._transformation(0.0),
+            past=learner.past,
         )
         self._step = train.scan(step, self._calls)
-        self._evaluate = _evaluation(self.exported, teach)
-        self._view = data.pipeline(task)
+        self._judge = judge
         self._init = jax.jit(self._initial, compiler_options=_quick_to_compile())
 
-    def _initial(self, key: jax.Array, learning_rate: Any) -> train.TrainState:
+    def _transformation(self, learning_rate: Any) -> optax.GradientTransformation:
         tx = self.recipe.transformation(learning_rate)
-        return train.init(self.network, tx, key, self.example)
+        trains = self._learner.trains
+        if trains is None:
+            return tx
+
+        def labels(params: Any) -> Any:
+            return jax.tree_util.tree_map_with_path(
+                lambda path, _: trains(trees.path_name(path)), params
+            )
+
+        return optax.multi_transform({True: tx, False: optax.set_to_zero()}, labels)
+
+    def _initial(self, key: jax.Array, learning_rate: Any) -> train.TrainState:
+        tx, past = self._transformation(learning_rate), self._learner.past
+        return train.init(self._learner.network, tx, key, self.example, past=past)
+
+    def _start(self, seed: int, learning_rate: float) -> train.TrainState:
+        state = self._init(jax.random.key(seed), learning_rate)
+        if self._learner.start is None:
+            return state
+        return train.from_variables(
+            self._learner.start(seed),
+            self._transformation(learning_rate),
+            state.key,
+            past=self._learner.past,
+        )
 
     def abstract(self) -> Variables:
         """Return shapes and dtypes of the variables."""
-        return jax.eval_shape(self.network.init, jax.random.key(0), self.example)
+        network = self._learner.network
+        return jax.eval_shape(network.init, jax.random.key(0), self.example)
 
     def export(self, variables: Variables) -> Variables:
         """Return the variables of the network as it is used in the end."""
-        if self.exported is self.network:
-            return variables
-        return networks.without_parts(variables)
+        return self._learner.export(variables)
 
     def measure(self, variables: Variables, split: str) -> dict[str, float]:
         """Return accuracy, calibration and so on over a split."""
-        arrays = getattr(self.task, split)
-        size = min(EVALUATION_BATCH, len(arrays["label"]))
-        batches = data.epoch(arrays, size, self._view)
-        measured = self._evaluate(self.export(variables), batches, self._teacher)
-        gap = measured.pop("calibration_gap")
-        measured["calibration_error"] = metrics.calibration_error(gap)
-        return measured
+        return measure(
+            self.exported, self.export(variables), self.task, split, self._judge
+        )
 
     def __call__(
         self, name: str, directory: Path, seed: int, learning_rate: float
@@ -152,16 +129,27 @@ class Fit:
         """
         if self.run.stopping:
             raise Interrupted
-        state = self._init(jax.random.key(seed), learning_rate)
-        saving = checkpoint.Checkpoints(directory, best="accuracy")
+        state = self._start(seed, learning_rate)
+        taught_by = self._taught_by
+        teacher = taught_by(seed) if callable(taught_by) else taught_by
+        saving = checkpoint.Checkpoints(
+            directory, best="accuracy", keep_steps=self._keep
+        )
         with self.run.finishing_steps(), saving as checkpoints:
-            return self._train(name, checkpoints, state, seed).variables
+            return self._train(name, checkpoints, state, teacher, seed).variables
+
+    def trained(self, directory: Path, seed: int, learning_rate: float) -> Variables:
+        """Return a network that is trained already, as its last checkpoint has it."""
+        like = jax.eval_shape(lambda: self._start(seed, learning_rate))
+        steps = self.recipe.steps
+        return teachers.from_checkpoints(directory, like, steps)
 
     def _train(
         self,
         name: str,
         checkpoints: checkpoint.Checkpoints,
         state: train.TrainState,
+        teacher: Any,
         seed: int,
     ) -> train.TrainState:
         run, total = self.run, self.recipe.steps
@@ -174,7 +162,7 @@ class Fit:
         steps = train.run(
             self._step,
             state,
-            self._teacher,
+            teacher,
             self._chunks(seed, done),
             max_skipped=run.options.max_skipped,
         )
@@ -186,7 +174,7 @@ class Fit:
             accuracy = self._log(name, done, state, seen) if measured else -1.0
             stop = run.stopping and done < total
             late = time.monotonic() - saved >= run.options.checkpoint_seconds
-            if done == total or stop or late:
+            if done == total or done in self._keep or stop or late:
                 checkpoints.save(done, state, metrics={"accuracy": accuracy})
                 saved = time.monotonic()
             if stop:
@@ -199,12 +187,11 @@ class Fit:
         return max(25, self.recipe.steps // 10) // self._calls * self._calls
 
     def _chunks(self, seed: int, start: int) -> Any:
-        augmentations = [_AUGMENTATIONS[name] for name in self.recipe.augment]
         batches = data.Batches(
-            self.task.train,
+            {**self.task.train, **self._fields},
             self.recipe.batch_size,
             seed=seed,
-            transform=data.pipeline(self.task, *augmentations),
+            transform=data.pipeline(self.task, *self.recipe.augmentations),
         )
         steps = range(start, self.recipe.steps, self._calls)
         return (batches.chunk(step, self._calls) for step in steps)
@@ -225,6 +212,23 @@ def _quick_to_compile() -> dict[str, Any] | None:
     if not on_cpu:
         return None
     return {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
+def measure(
+    network: Network,
+    variables: Variables,
+    task: data.Task,
+    split: str,
+    judge: Judge | None = None,
+) -> dict[str, float]:
+    """Return accuracy, calibration and so on of a network over a split."""
+    arrays = getattr(task, split)
+    size = min(EVALUATION_BATCH, len(arrays["label"]))
+    batches = data.epoch(arrays, size, data.pipeline(task))
+    judges, judged_by = judge or (None, None)
+    measured = _evaluation(network, judges)(variables, batches, judged_by)
+    gap = measured.pop("calibration_gap")
+    return {**measured, "calibration_error": metrics.calibration_error(gap)}
 
 
 @functools.cache

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
-import optax
 
-from experiments._images import Config as ImageConfig
+from experiments._config import Config as ImageConfig
 from experiments._images import Images
 from experiments._model import Model
 from experiments._run import Run
+from experiments._students import hard
 from kdjax import checks, data, networks, report
 from kdjax.base import Batch, Network, Outputs, Variables
 from kdjax.models import projectors
@@ -104,14 +104,6 @@ SMOKE = {
     "teacher_steps": 10,
     "teacher": Model(model="resnet", depth=8),
 }
-
-
-def hard(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
-    """Learn from the labels."""
-    labels = optax.softmax_cross_entropy_with_integer_labels(
-        student.logits, batch["label"]
-    )
-    return {"hard": labels.mean()}
 
 
 def choose(methods: Mapping[str, Method], name: str) -> Method:

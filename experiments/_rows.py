@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +15,12 @@ from experiments._fit import Fit
 from experiments._workdir import Run
 from kdjax import metrics, report, trees
 from kdjax.base import Network, Variables
+
+
+def place_of(run: Run, name: str, rate: float, seed: int) -> tuple[str, Path]:
+    """Return what a network of a row is called, and where its checkpoints lie."""
+    label = f"{name.replace(' ', '-')}/lr{rate!r}-seed{seed}"
+    return label, run.directory / "checkpoints" / label
 
 
 def tuned(
@@ -33,8 +40,7 @@ def tuned(
     for rate in learning_rates:
         rows, networks = [], []
         for seed in seeds:
-            label = f"{name.replace(' ', '-')}/lr{rate!r}-seed{seed}"
-            place = fit.run.directory / "checkpoints" / label
+            label, place = place_of(fit.run, name, rate, seed)
             variables = fit(label, place, seed, rate)
             accuracy = fit.measure(variables, "validation")["accuracy"]
             sha256 = trees.fingerprint(fit.export(variables)["params"])

@@ -23,12 +23,14 @@ import tyro
 import kdjax
 from experiments._workdir import Interrupted, Options, Run
 from kdjax import checkpoint, data, train
+from kdjax.teachers import cache
 
 _PACKAGES = [Path(file).resolve().parent for file in (kdjax.__file__, __file__)]
 _MESSAGES = (
     ValueError,
     ImportError,
     data.Unavailable,
+    cache.Damaged,
     checkpoint.CheckpointError,
     train.NonFiniteError,
 )

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import optax
 
 import kdjax
-from experiments._fit import Fit, Recipe
+from experiments._config import Config
+from experiments._fit import Fit
 from experiments._model import Model
+from experiments._recipe import Learner, Recipe
+from experiments._students import hard
 from experiments._workdir import Lock, Run, RunError, digest, flat
 from kdjax import checkpoint, data, report, trees
-from kdjax.base import Network, Outputs, Variables
+from kdjax.base import Network, Variables
 
 
 class Teacher(NamedTuple):
@@ -29,15 +31,22 @@ class Teacher(NamedTuple):
     @property
     def frozen(self) -> tuple[Network, Variables]:
         """What a `Fit` of students is given."""
-        return self.fit.network, self.variables
+        return self.fit.exported, self.variables
 
 
-def cross_entropy(student: Outputs, teacher: Any, batch: Any) -> dict[str, Any]:
-    """Learn from labels alone, as teachers do."""
-    hard = optax.softmax_cross_entropy_with_integer_labels(
-        student.logits, batch["label"]
+def _learner(task: data.Task, model: Model) -> Learner:
+    network = model.build(task.num_classes)
+    return Learner(network, network, steps_per_call=model.steps_per_call)
+
+
+def of(run: Run, config: Config, task: data.Task) -> Teacher:
+    """Return the teacher that a config asks for."""
+    if config.teacher_from:
+        return load(run, task, config.teacher_from)
+    recipe = config.recipe(config.teacher_steps)
+    return get(
+        run, task, config.teacher, recipe, seed=0, rate=config.teacher_learning_rate
     )
-    return {"hard": hard.mean()}
 
 
 def get(
@@ -47,7 +56,7 @@ def get(
 
     It lies in a folder named by the fingerprint of all that it depends on.
     """
-    fit = Fit(run, task, model, cross_entropy, recipe)
+    fit = Fit(run, task, _learner(task, model), hard, recipe)
     about = _about(fit, model, seed, rate)
     kind = f"{task.name.replace('/', '-')}-{model.model}"
     folder = run.teachers / f"{kind}-{digest(about)}"
@@ -95,7 +104,7 @@ def load(run: Run, task: data.Task, folder: Path) -> Teacher:
                 f"{about['dataset']} with {what} {there}, but {task.name} has {here}; "
                 "teacher and student must agree."
             )
-    fit = Fit(run, task, Model(**about["model"]), cross_entropy, Recipe(1, 1))
+    fit = Fit(run, task, _learner(task, Model(**about["model"])), hard, Recipe(1, 1))
     lock = Lock(folder)
     if os.access(folder, os.W_OK):  # else nobody can be training it
         _wait(run, lock)
@@ -162,7 +171,7 @@ def _why_trained(folder: Path, about: dict[str, Any], others: list[Path]) -> str
 
 def _measured(fit: Fit, variables: Variables, seed: int) -> Teacher:
     figures = {
-        "seed": seed,
+        "seed": f"teacher {seed}",  # no student's, so that no gain is paired with it
         "network": "teacher",
         **fit.measure(variables, "test"),
         "agreement": 1.0,

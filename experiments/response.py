@@ -17,12 +17,12 @@ import dataclasses
 
 import optax
 
-from experiments import _images, _run
+from experiments import _config, _images, _run
 from kdjax import checks, losses, report
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_images.Config):
+class Config(_config.Config):
     """Soft targets against labels alone."""
 
     temperature: float = 2.0

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import _images, _run, response
+from experiments import _config, _run, response
 from experiments._workdir import Interrupted, Options, Run
 from kdjax import data, models, networks
 from tests.experiments.conftest import ROOT
@@ -123,7 +123,7 @@ def capturing(config):
 
 
 def test_an_unknown_capture_name_lists_what_there_is(command):
-    error = refused(command(capturing, _images.Config()))
+    error = refused(command(capturing, _config.Config()))
     assert "hiden1" in error
     assert "hidden1" in error
     assert "hidden2" in error
@@ -136,7 +136,7 @@ def mismatched(config):
 
 
 def test_networks_with_different_classes(command):
-    error = refused(command(mismatched, _images.Config()))
+    error = refused(command(mismatched, _config.Config()))
     assert "soft_target_kl" in error
     assert "[2, 10]" in error
     assert "[2, 7]" in error
@@ -153,7 +153,7 @@ def buggy_inside_jax(config):
 @pytest.mark.parametrize("main", [buggy, buggy_inside_jax])
 def test_bugs_keep_their_traceback(command, main):
     with pytest.raises(TypeError):
-        command(main, _images.Config())
+        command(main, _config.Config())
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), AssertionError(), IndexError("i")])
@@ -168,7 +168,7 @@ def test_bugs_in_our_own_lines_keep_it_too(command, error, monkeypatch):
 
 def test_traceback_on_demand(command):
     with pytest.raises(ValueError, match="soft_target_kl"):
-        command(mismatched, _images.Config(), "--traceback")
+        command(mismatched, _config.Config(), "--traceback")
 
 
 def stopped(config):
@@ -176,7 +176,7 @@ def stopped(config):
 
 
 def test_stopped_says_how_to_go_on(command):
-    code, _, err = command(stopped, _images.Config(), "--steps", "7")
+    code, _, err = command(stopped, _config.Config(), "--steps", "7")
     assert code == 130
     assert "experiments.test_cli --steps 7" in err
 

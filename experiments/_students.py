@@ -1,0 +1,250 @@
+"""Kinds of students side by side: trained at equal budgets, measured, compared."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from experiments._config import StudentConfig
+from experiments._fit import Fit, Judge, TaughtBy
+from experiments._recipe import Learner
+from experiments._rows import kept, place_of, tuned, with_costs
+from experiments._run import Run
+from kdjax import data, report, trees
+from kdjax.base import Batch, Network, Outputs, Variables
+from kdjax.objectives import Objective
+
+Fields = Mapping[str, Any]
+
+
+def hard(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
+    """Learn from the labels."""
+    labels = optax.softmax_cross_entropy_with_integer_labels(
+        student.logits, batch["label"]
+    )
+    return {"hard": labels.mean()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One kind of students, trained."""
+
+    run: Run
+    fit: Fit
+    row: report.Row
+
+    def place(self, seed: int) -> Path:
+        """Return where the checkpoints of one of them lie."""
+        return place_of(self.run, self.row.name, self._rate, seed)[1]
+
+    def variables(self, seed: int) -> Variables:
+        """Return one of them, as its last checkpoint has it."""
+        return self.fit.trained(self.place(seed), seed, self._rate)
+
+    @property
+    def _rate(self) -> float:
+        return float(self.row.settings["learning_rate"])
+
+
+class Students:
+    """Students of one task; every kind has the same data, seeds, rates and steps.
+
+    Args:
+      run: the run.
+      config: its config.
+      task: its data.
+      kinds: how many kinds of students will be trained.
+      own_steps: training steps of other networks, for the progress bar.
+
+    Attributes:
+      student: the network that is used in the end.
+      notes: what else the reader of the table must know.
+    """
+
+    judge: Judge | None = None
+    """Whom the table's agreement is with."""
+
+    def __init__(
+        self,
+        run: Run,
+        config: StudentConfig,
+        task: data.Task,
+        kinds: int,
+        own_steps: int = 0,
+    ) -> None:
+        """Train nothing yet."""
+        self.run, self.config, self.task = run, config, task
+        run.pin("data", task.fingerprint)
+        students = kinds * len(config.seed_list) * len(config.learning_rates)
+        run.expect(own_steps + students * config.steps)
+        self.student = config.student.build(task.num_classes)
+        self.example = jnp.zeros((1, *task.train["image"].shape[1:]))
+        self.notes: list[str] = []
+        self.references: list[tuple[report.Row, Network]] = []
+        self._rows: list[tuple[report.Row, Network]] = []
+
+    @property
+    def learner(self) -> Learner:
+        """The student as it is, with nothing beside it."""
+        calls = self.config.student.steps_per_call
+        return Learner(self.student, self.student, steps_per_call=calls)
+
+    def train(
+        self,
+        name: str,
+        objective: Objective,
+        *,
+        learner: Learner | None = None,
+        teacher: TaughtBy | None = None,
+        fields: Fields | None = None,
+        steps: int | None = None,
+        keep_steps: Sequence[int] = (),
+        family: str | None = None,
+    ) -> Kind:
+        """Train one kind of students, for all learning rates and seeds.
+
+        Args:
+          name: what the table calls them.
+          objective: what they are trained on.
+          learner: what is trained; by default the student as it is.
+          teacher: a network and its variables, or a function of the seed to them.
+          fields: arrays beside the training images and labels, for the objective.
+          steps: by default the config's.
+          keep_steps: whose checkpoints are kept.
+          family: of kinds that belong together in a picture.
+        """
+        config = self.config
+        fit = Fit(
+            self.run,
+            self.task,
+            learner or self.learner,
+            objective,
+            config.recipe(steps or config.steps),
+            teacher=teacher,
+            judge=self.judge,
+            fields=fields,
+            keep_steps=keep_steps,
+        )
+        row = kept(self.run, name)
+        if row:
+            done = len(config.learning_rates) * len(config.seed_list)
+            self.run.advance(done * config.steps, name)
+        row = row or tuned(name, fit, config.learning_rates, config.seed_list)
+        row = dataclasses.replace(row, settings={**row.settings, "family": family})
+        self._rows.append((row, fit.exported))
+        return Kind(self.run, fit, row)
+
+    def given(
+        self,
+        name: str,
+        network: Network,
+        variables: Callable[[int], Variables],
+        family: str | None = None,
+    ) -> report.Row:
+        """Add a row of networks that are made of trained ones, seed by seed.
+
+        Args:
+          name: what the table calls them.
+          network: any network.
+          variables: of the network, by seed.
+          family: as in `train`.
+        """
+        figures = [
+            self.tested(network, variables(seed), seed)
+            for seed in self.config.seed_list
+        ]
+        row = report.Row(name, figures, {}, {"family": family})
+        self._rows.append((row, network))
+        return row
+
+    def tested(
+        self, network: Network, variables: Variables, seed: Any
+    ) -> dict[str, Any]:
+        """Return the figures of one network on the test split."""
+        figures = measure(network, variables, self.task, "test", self.judge)
+        return {"seed": seed, **figures, "sha256": trees.fingerprint(variables)}
+
+    def result(self, question: str, better: str, than: str) -> report.Result:
+        """Return the table of two kinds of students, and what one gains."""
+        rows = self.measured()
+        named = {row.name: row for row in rows}
+        gain = report.paired_gain(named[better], named[than])
+        notes = (*self._rates(rows), *self.notes, self._about_data())
+        columns = report.Result.columns
+        if self.judge is None:
+            columns = tuple(name for name in columns if name != "agreement")
+        return report.Result(self._title(question), rows, [gain], notes, columns)
+
+    def comparison(
+        self, question: str, baseline: str, *, best_first: bool = True
+    ) -> report.Result:
+        """Return the table of many kinds of students, by accuracy or as they came."""
+        rows = self.measured()
+        first, students = rows[: len(self.references)], rows[len(self.references) :]
+        if best_first:
+            students.sort(key=lambda row: -row.values("accuracy").mean())
+        tried = len(students) - 1
+        notes = (
+            f"gain: accuracy − {baseline}, same seed, in points ± half its 95 % "
+            f"interval. Of {tried} such intervals about {0.05 * tried:.1f} miss 0 by "
+            "chance alone.",
+            f"All students: {self.config.steps} steps of {self.config.batch_size}.",
+            *self._rates(students),
+            self._sizes(first, students, baseline),
+            *self.notes,
+            self._about_data(),
+        )
+        agreement = () if self.judge is None else ("agreement",)
+        return report.Result(
+            self._title(question),
+            [*first, *students],
+            notes=notes,
+            columns=("accuracy", "gain", *agreement, "negative_log_likelihood"),
+            baseline=baseline,
+        )
+
+    def measured(self) -> list[report.Row]:
+        """Return all rows with their costs, references first."""
+        return with_costs([*self.references, *self._rows], self.example)
+
+    def _rates(self, rows: Sequence[report.Row]) -> list[str]:
+        rates = [f"{rate:g}" for rate in self.config.learning_rates]
+        if len(rates) == 1:
+            return [f"Learning rate {rates[0]}, for all."]
+        chosen = [
+            f"{row.name} {row.settings['learning_rate']:g} "
+            f"({100 * row.settings['validation_accuracy']:.2f} % there)"
+            for row in rows
+            if "learning_rate" in row.settings
+        ]
+        return [
+            f"Learning rate, chosen on the validation split among {', '.join(rates)}: "
+            f"{', '.join(chosen)}."
+        ]
+
+    def _sizes(
+        self,
+        references: Sequence[report.Row],
+        students: Sequence[report.Row],
+        baseline: str,
+    ) -> str:
+        [alone] = [row for row in students if row.name == baseline]
+        before = [f"{row.name} {row.cost['parameters']:,}" for row in references]
+        larger = [
+            f"{row.name} {row.cost['parameters']:,}, for it keeps its parts"
+            for row in students
+            if row.cost["parameters"] != alone.cost["parameters"]
+        ]
+        sizes = [*before, f"students {alone.cost['parameters']:,}", *larger]
+        return f"Parameters: {', '.join(sizes)}."
+
+    def _about_data(self) -> str:
+        return f"{self.task.name}: {self.task.splits}"
+
+    def _title(self, question: str) -> str:
+        seeds = len(self.config.seed_list)
+        over = f"mean ± std over {seeds} seeds" if seeds > 1 else "1 seed"
+        return f"{question}; test split, {over}"
