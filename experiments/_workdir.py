@@ -200,6 +200,12 @@ class Run:
 
     def _draw(self, result: report.Result) -> tuple[str, ...]:
         """Draw the pictures that suit a result; return their names."""
+        if isinstance(result, report.Grid):
+            report.plot_heatmap(self.directory / "heatmap.png", result)
+            return ("heatmap",)
+        if isinstance(result, report.Tradeoff):
+            report.plot_tradeoff(self.directory / "tradeoff.png", result)
+            return ("tradeoff",)
         if result.baseline is not None:
             report.plot_comparison(self.directory / "comparison.png", result)
             return ("comparison",)

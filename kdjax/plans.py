@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 Plan = Literal["auto", "vmap", "map", "unroll"]
 """`vmap`: all members at once. `map`: one after the other in a compiled loop.
-`unroll`: one after the other, each with its own copy of the program."""
+`unroll`: one after the other, each with its own copy of the program, which takes longer
+to compile."""
 
 
 def over(
@@ -63,13 +64,17 @@ def choose(fn: Callable[[Any], Any], member: Any, training: bool = False) -> Pla
     'vmap'
     """
     if jax.default_backend() != "cpu":
-        return "vmap"  # what many small kernels cost there is launching them
+        return "vmap"  # an accelerator is kept busy by large programs, not by many
     found = set(_primitives(jax.make_jaxpr(fn)(member).jaxpr))
-    if found.isdisjoint(_CONVOLUTIONS | _LOOPS):
-        return "vmap"
-    if not training:
+    # Convolutions with a kernel for each member are slow grouped ones on a CPU, and the
+    # gradient of a convolution is slower still inside a loop.
+    if training and found & _CONVOLUTIONS:
+        return "unroll"
+    # A loop over members inside of theirs keeps each product whole and in the cache;
+    # batched products inside a loop are many small ones.
+    if found & (_CONVOLUTIONS | _LOOPS):
         return "map"
-    return "unroll"
+    return "vmap"
 
 
 _CONVOLUTIONS = {"conv_general_dilated"}

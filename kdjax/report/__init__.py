@@ -1,23 +1,30 @@
 """Results to tables and plots, metrics to logs, and the manifest of a run."""
 
+from kdjax.report.grids import Grid
 from kdjax.report.log import MetricLog
 from kdjax.report.manifest import about_this_process, write_json
 from kdjax.report.plots import (
     plot_accuracy_against_size,
     plot_comparison,
     plot_curves,
+    plot_heatmap,
 )
 from kdjax.report.results import Gain, Result, Row, paired_gain
+from kdjax.report.tradeoff import Tradeoff, plot_tradeoff
 
 __all__ = [
     "Gain",
+    "Grid",
     "MetricLog",
     "Result",
     "Row",
+    "Tradeoff",
     "about_this_process",
     "paired_gain",
     "plot_accuracy_against_size",
     "plot_comparison",
     "plot_curves",
+    "plot_heatmap",
+    "plot_tradeoff",
     "write_json",
 ]

@@ -1,4 +1,4 @@
-"""Two pictures: how the networks learned, and what their accuracy costs."""
+"""Pictures: how networks learned, what accuracy costs, where the best settings are."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kdjax.report.grids import Grid
 from kdjax.report.results import Result
 
 
@@ -97,8 +98,42 @@ def plot_comparison(path: str | Path, result: Result) -> None:
     axes.set_ylim(-len(result.rows) + 0.3, 0.7)
     names = [row.name for row in result.rows]
     axes.set_yticks(range(0, -len(names), -1), names, fontsize=8)
-    for family in families:
-        axes.plot([], [], "o", color=f"C{families.index(family)}", label=family)
-    outside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
-    axes.legend(frameon=False, fontsize=8, **outside)
+    if any(families):
+        for family in families:
+            axes.plot([], [], "o", color=f"C{families.index(family)}", label=family)
+        outside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
+        axes.legend(frameon=False, fontsize=8, **outside)
+    figure.savefig(path)
+
+
+def plot_heatmap(path: str | Path, grid: Grid) -> None:
+    """Draw the mean test accuracy of every setting; the best by validation is framed.
+
+    Args:
+      path: the PNG file to write.
+      grid: whose cells are drawn.
+    """
+    from matplotlib.patches import Rectangle
+
+    down, across = grid.values(grid.down), grid.values(grid.across)
+    table = [[grid.at(y, x) for x in across] for y in down]
+    means = np.array(
+        [[100 * row.values("accuracy").mean() for row in r] for r in table]
+    )
+    figure, axes = _figure("", grid.across, grid.down, 1.8 + 0.6 * len(down))
+    figure.suptitle(f"{grid.title}\nframed: best on the validation split", fontsize=10)
+    axes.grid(visible=False)
+    image = axes.imshow(means, cmap="viridis", aspect="auto")
+    axes.set_xticks(range(len(across)), [f"{x:g}" for x in across])
+    axes.set_yticks(range(len(down)), [f"{y:g}" for y in down])
+    texts = [line[1:] for line in grid.cells()[1:]]
+    for i, j in np.ndindex(means.shape):
+        color = "white" if image.norm(means[i, j]) < 0.6 else "black"
+        text = texts[i][j].replace(" ±", "\n±")
+        axes.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
+        if table[i][j] is grid.best:
+            frame = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, clip_on=False)
+            frame.set(edgecolor="red", linewidth=2.5)
+            axes.add_patch(frame)
+    figure.colorbar(image, label="mean test accuracy %")
     figure.savefig(path)

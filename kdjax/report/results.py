@@ -158,7 +158,9 @@ class Result:
 
     def _gain(self, row: Row) -> str:
         [than] = [other for other in self.rows if other.name == self.baseline]
-        if row is than or len(row.seeds) != len(than.seeds):  # the one teacher
+        if [s["seed"] for s in row.seeds] != [s["seed"] for s in than.seeds]:
+            return ""  # a teacher
+        if row is than:
             return ""
         gain = paired_gain(row, than)
         text = f"{100 * gain.mean:+.2f}"

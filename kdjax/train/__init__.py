@@ -13,6 +13,7 @@ from kdjax.train.evaluation import make_eval
 from kdjax.train.loop import NonFiniteError, run, scan
 from kdjax.train.state import TrainState, from_variables, init
 from kdjax.train.step import Metrics, Step, make_step
+from kdjax.train.sweep import init_sweep, make_sweep_step
 
 __all__ = [
     "Metrics",
@@ -21,8 +22,10 @@ __all__ = [
     "TrainState",
     "from_variables",
     "init",
+    "init_sweep",
     "make_eval",
     "make_step",
+    "make_sweep_step",
     "run",
     "scan",
 ]
