@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from experiments._model import Model
 from experiments._recipe import Recipe
@@ -13,6 +13,9 @@ from kdjax import checks, data
 @dataclasses.dataclass(frozen=True)
 class StudentConfig:
     """Data, students and budgets."""
+
+    mlp_size: ClassVar[tuple[int, int]] = (16, 1)
+    """Width and depth of a student for which they are left open."""
 
     dataset: str = "digits"
     """"digits" (embedded), or any TFDS image classification set by name."""
@@ -57,7 +60,7 @@ class StudentConfig:
         if not all(0 <= seed < 2**32 for seed in self.seed_list):
             raise ValueError(f"config: seeds must be in [0, 2**32), got {self.seeds}")
         checks.positive("config", max_skipped=self.run.max_skipped)
-        student = self.student.sized(mlp=(16, 1), resnet=(1, 8))
+        student = self.student.sized(mlp=self.mlp_size, resnet=(1, 8))
         return dataclasses.replace(self, student=student)
 
     @property

@@ -1,5 +1,6 @@
 """Train networks of one kind: one compiled program, resumable, measured."""
 
+import dataclasses
 import functools
 import math
 import time
@@ -14,15 +15,29 @@ import optax
 
 from experiments._recipe import Learner, Recipe
 from experiments._workdir import Interrupted, Run
-from kdjax import checkpoint, data, metrics, teachers, train, trees
+from kdjax import checkpoint, data, metrics, train, trees
 from kdjax.base import Network, Variables
 from kdjax.objectives import Objective
+from kdjax.teachers import cache
 
 EVALUATION_BATCH = 512
 
 
-TaughtBy = tuple[Network, Variables | Callable[[int], Variables]]
-Judge = tuple[Network, Variables]
+@dataclasses.dataclass(frozen=True, eq=False)
+class Told:
+    """What a teacher said, in the teacher's place.
+
+    Attributes:
+      view: makes the views of the training images that it saw.
+      splits: what it said of each split, by name.
+    """
+
+    view: data.Views
+    splits: Mapping[str, cache.Cache]
+
+
+TaughtBy = tuple[Network, Variables | Callable[[int], Variables]] | Told
+Judge = tuple[Network, Variables] | Told
 
 
 class Fit:
@@ -34,8 +49,9 @@ class Fit:
       learner: the kind.
       objective: what they are trained on.
       recipe: how.
-      teacher: a network and its variables, or a function of the seed to them; or None.
-      judge: a network and its variables, whom agreement is measured with; or None.
+      teacher: a network and its variables, or a function of the seed to them; or what
+        it said; or None.
+      judge: whom agreement is measured with, as the teacher; or None.
       fields: arrays beside the training images and labels, for the objective.
       keep_steps: whose checkpoints are kept.
 
@@ -61,6 +77,9 @@ class Fit:
         self.exported = learner.exported
         self.example = jnp.zeros((1, *task.train["image"].shape[1:]))
         self._keep, self._fields = tuple(keep_steps), fields or {}
+        self._told = teacher if isinstance(teacher, Told) else None
+        if self._told:
+            teacher, objective = None, cache.taught(objective)
         teach, self._taught_by = teacher or (None, None)
         self._calls = _largest_divisor(
             math.gcd(recipe.steps, *self._keep), learner.steps_per_call
@@ -138,12 +157,6 @@ class Fit:
         with self.run.finishing_steps(), saving as checkpoints:
             return self._train(name, checkpoints, state, teacher, seed).variables
 
-    def trained(self, directory: Path, seed: int, learning_rate: float) -> Variables:
-        """Return a network that is trained already, as its last checkpoint has it."""
-        like = jax.eval_shape(lambda: self._start(seed, learning_rate))
-        steps = self.recipe.steps
-        return teachers.from_checkpoints(directory, like, steps)
-
     def _train(
         self,
         name: str,
@@ -187,11 +200,17 @@ class Fit:
         return max(25, self.recipe.steps // 10) // self._calls * self._calls
 
     def _chunks(self, seed: int, start: int) -> Any:
+        transform = data.pipeline(self.task, *self.recipe.augmentations)
+        stored: dict[str, Any] = {}
+        if self._told:
+            said, transform = self._told.splits["train"], self._told.view
+            stored = {"views": said.views, "beside": said.arrays}
         batches = data.Batches(
             {**self.task.train, **self._fields},
             self.recipe.batch_size,
             seed=seed,
-            transform=data.pipeline(self.task, *self.recipe.augmentations),
+            transform=transform,
+            **stored,
         )
         steps = range(start, self.recipe.steps, self._calls)
         return (batches.chunk(step, self._calls) for step in steps)
@@ -222,21 +241,23 @@ def measure(
     judge: Judge | None = None,
 ) -> dict[str, float]:
     """Return accuracy, calibration and so on of a network over a split."""
-    arrays = getattr(task, split)
+    told = isinstance(judge, Told)
+    said = judge.splits[split].view(0) if told else {}
+    arrays = {**getattr(task, split), **said}
     size = min(EVALUATION_BATCH, len(arrays["label"]))
     batches = data.epoch(arrays, size, data.pipeline(task))
-    judges, judged_by = judge or (None, None)
-    measured = _evaluation(network, judges)(variables, batches, judged_by)
+    judges, judged_by = (None, None) if told or not judge else judge
+    measured = _evaluation(network, judges, told)(variables, batches, judged_by)
     gap = measured.pop("calibration_gap")
     return {**measured, "calibration_error": metrics.calibration_error(gap)}
 
 
 @functools.cache
-def _evaluation(network: Network, teacher: Network | None) -> Any:
+def _evaluation(network: Network, teacher: Network | None, told: bool) -> Any:
     """Return what measures a network beside a teacher; kinds of students share it."""
     return train.make_eval(
         network.apply,
-        metrics.classification,
+        cache.taught(metrics.classification) if told else metrics.classification,
         teacher_apply=teacher.apply if teacher else None,
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Self
 
+import jax
 import optax
 
 from kdjax import data, networks, teachers
@@ -85,6 +86,15 @@ class Learner:
     trains: Callable[[str], bool] | None = None
     past: teachers.Past | None = None
     steps_per_call: int = 1
+
+    def drawn(self, example: Any, number: int) -> Self:
+        """Return it with other random weights to start from than a seed gives."""
+
+        def start(seed: int) -> Variables:
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            return self.network.init(key, example)
+
+        return dataclasses.replace(self, start=start)
 
     def with_parts(
         self,

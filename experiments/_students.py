@@ -2,18 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 
 from experiments._config import StudentConfig
-from experiments._fit import Fit, Judge, TaughtBy
+from experiments._fit import Fit, Judge, TaughtBy, measure
 from experiments._recipe import Learner
 from experiments._rows import kept, place_of, tuned, with_costs
 from experiments._run import Run
-from kdjax import data, report, trees
+from kdjax import data, losses, report, teachers, trees
 from kdjax.base import Batch, Network, Outputs, Variables
 from kdjax.objectives import Objective
 
@@ -28,6 +27,19 @@ def hard(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
     return {"hard": labels.mean()}
 
 
+def soft(temperature: float, alpha: float) -> Objective:
+    """Return soft targets that weigh `alpha`, beside labels that weigh the rest."""
+
+    def distil(student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Any]:
+        loss = losses.soft_target_kl(
+            student.logits, teacher.logits, temperature=temperature
+        )
+        labels = hard(student, teacher, batch)["hard"]
+        return {"soft": alpha * loss.mean(), "hard": (1 - alpha) * labels}
+
+    return distil
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """One kind of students, trained."""
@@ -36,17 +48,15 @@ class Kind:
     fit: Fit
     row: report.Row
 
-    def place(self, seed: int) -> Path:
-        """Return where the checkpoints of one of them lie."""
-        return place_of(self.run, self.row.name, self._rate, seed)[1]
+    def variables(self, seed: int, steps: int | None = None) -> Variables:
+        """Return one as it is used, or as it was after one of its `keep_steps`."""
+        return self.fit.export(self.whole(seed, steps))
 
-    def variables(self, seed: int) -> Variables:
-        """Return one of them, as its last checkpoint has it."""
-        return self.fit.trained(self.place(seed), seed, self._rate)
-
-    @property
-    def _rate(self) -> float:
-        return float(self.row.settings["learning_rate"])
+    def whole(self, seed: int, steps: int | None = None) -> Variables:
+        """Return all variables that were trained for one, with parts and peers."""
+        rate = float(self.row.settings["learning_rate"])
+        _, place = place_of(self.run, self.row.name, rate, seed)
+        return teachers.from_checkpoints(place, steps or self.fit.recipe.steps)
 
 
 class Students:
@@ -234,12 +244,12 @@ class Students:
         [alone] = [row for row in students if row.name == baseline]
         before = [f"{row.name} {row.cost['parameters']:,}" for row in references]
         larger = [
-            f"{row.name} {row.cost['parameters']:,}, for it keeps its parts"
+            f"{row.name} {row.cost['parameters']:,}"
             for row in students
             if row.cost["parameters"] != alone.cost["parameters"]
         ]
         sizes = [*before, f"students {alone.cost['parameters']:,}", *larger]
-        return f"Parameters: {', '.join(sizes)}."
+        return f"Parameters: {'; '.join(sizes)}."
 
     def _about_data(self) -> str:
         return f"{self.task.name}: {self.task.splits}"

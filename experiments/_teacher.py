@@ -63,7 +63,7 @@ def get(
     others = [path for path in run.teachers.glob(f"{kind}-*") if path != folder]
     folder.mkdir(parents=True, exist_ok=True)
     lock = Lock(folder)
-    _wait(run, lock)
+    wait(run, lock)
     try:
         variables = _load(run, fit, folder, about)
         if variables is None:
@@ -86,14 +86,7 @@ def load(run: Run, task: data.Task, folder: Path) -> Teacher:
     Raises:
       RunError: if there is none, or if it is one for other images or classes.
     """
-    try:
-        about = json.loads((folder / "about.json").read_text())
-    except OSError as error:
-        found = sorted(path.parent.name for path in folder.parent.glob("*/about.json"))
-        raise RunError(
-            f"--teacher-from: there is no teacher in {folder} (no about.json); "
-            f"teachers beside it: {', '.join(found) or 'none'}"
-        ) from error
+    about = _about_of(folder)
     for what, there, here in (
         ("classes", about["classes"], task.num_classes),
         ("image", about["image"], list(task.train["image"].shape[1:])),
@@ -107,7 +100,7 @@ def load(run: Run, task: data.Task, folder: Path) -> Teacher:
     fit = Fit(run, task, _learner(task, Model(**about["model"])), hard, Recipe(1, 1))
     lock = Lock(folder)
     if os.access(folder, os.W_OK):  # else nobody can be training it
-        _wait(run, lock)
+        wait(run, lock)
     place = folder / "variables"
     found = checkpoint.load_variables(place, fit.abstract(), say=run.say)
     lock.release()
@@ -115,6 +108,26 @@ def load(run: Run, task: data.Task, folder: Path) -> Teacher:
         raise RunError(f"--teacher-from: the teacher in {folder} cannot be read.")
     run.say(f"Teacher: from {folder}.")
     return _measured(fit, found[0], about["seed"])
+
+
+def about(run: Run, config: Config, task: data.Task) -> dict[str, Any]:
+    """Return all that the teacher of a config depends on, without having it."""
+    if config.teacher_from:
+        return _about_of(config.teacher_from)
+    recipe = config.recipe(config.teacher_steps)
+    fit = Fit(run, task, _learner(task, config.teacher), hard, recipe)
+    return _about(fit, config.teacher, 0, config.teacher_learning_rate)
+
+
+def _about_of(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "about.json").read_text())
+    except OSError as error:
+        found = sorted(path.parent.name for path in folder.parent.glob("*/about.json"))
+        raise RunError(
+            f"--teacher-from: there is no teacher in {folder} (no about.json); "
+            f"teachers beside it: {', '.join(found) or 'none'}"
+        ) from error
 
 
 def _about(fit: Fit, model: Model, seed: int, rate: float) -> dict[str, Any]:
@@ -137,12 +150,12 @@ def _about(fit: Fit, model: Model, seed: int, rate: float) -> dict[str, Any]:
     return json.loads(json.dumps(about))
 
 
-def _wait(run: Run, lock: Lock) -> None:
-    """Wait while another run trains the same teacher."""
+def wait(run: Run, lock: Lock) -> None:
+    """Wait while another run trains or asks the same teacher."""
     said = False
     while not lock.take():
         if not said:
-            run.say(f"Teacher: being trained by {lock.owner()}; waiting for it.")
+            run.say(f"Teacher: in use by {lock.owner()}; waiting for it.")
             said = True
         time.sleep(0.2)
 
@@ -159,6 +172,8 @@ def _why_trained(folder: Path, about: dict[str, Any], others: list[Path]) -> str
     for path in others:
         if (path / "about.json").exists():
             known.append(json.loads((path / "about.json").read_text()))
+    if any({**other, "seed": about["seed"]} == about for other in known):
+        return f"Teacher of seed {about['seed']}: training it, too, in {folder}."
     if not known:
         return f"Teacher: training it; it will lie in {folder}."
     rows = [trees.differences(6, saved=flat(o), wanted=flat(about)) for o in known]

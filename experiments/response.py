@@ -11,18 +11,19 @@ python -m experiments.response --smoke    # seconds
 python -m experiments.response --dataset fashion_mnist --student.width 32
 python -m experiments.response --dataset cifar100 --augment crop flip --optimizer sgd
     --teacher.model resnet --student.model resnet --steps 40000 --teacher-steps 40000
+python -m experiments.response --teacher-cache runs/told   # the teacher is asked once
 """
 
 import dataclasses
 
 import optax
 
-from experiments import _config, _images, _run
+from experiments import _cached, _run
 from kdjax import checks, losses, report
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_config.Config):
+class Config(_cached.Config):
     """Soft targets against labels alone."""
 
     temperature: float = 2.0
@@ -54,7 +55,7 @@ def main(config: Config) -> report.Result:
 
     task = config.load()
     with _run.Run("response", config) as run:
-        images = _images.Images(run, config, task, kinds=2)
+        images = _cached.images(run, config, task, kinds=2)
         images.students("student alone", hard)
         images.students("student distilled", distil)
         return run.finish(

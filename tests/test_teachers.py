@@ -283,7 +283,7 @@ def test_variables_that_are_not_stacked_are_refused(variables):
 def test_wrong_arguments_are_refused(linen):
     with pytest.raises(ValueError, match="ensemble: size must be > 0, got 0"):
         teachers.ensemble(linen, 0)
-    with pytest.raises(ValueError, match="plan must be one of .*, got 'pmap'"):
+    with pytest.raises(ValueError, match=r"plan must be one of .*, got 'pmap'"):
         teachers.ensemble(linen, 2, plan="pmap")
 
 

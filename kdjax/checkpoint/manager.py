@@ -138,7 +138,7 @@ class Checkpoints:
 
     def restore(
         self,
-        like: PyTree,
+        like: PyTree | None,
         *,
         step: int | None = None,
         say: Callable[[str], None] | None = None,
@@ -150,7 +150,8 @@ class Checkpoints:
 
         Args:
           like: a pytree of arrays or `jax.ShapeDtypeStruct` with the structure, shapes,
-            dtypes and shardings to restore.
+            dtypes and shardings to restore; None takes what is there, as nested dicts
+            and lists of arrays where it was saved from.
           step: take only this one.
           say: told each problem as it is found, `print` for instance.
 
@@ -199,13 +200,14 @@ class Checkpoints:
         finally:
             self._manager.close()
 
-    def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    def _read(self, step: int, like: PyTree | None) -> tuple[PyTree, dict[str, Any]]:
         with quiet():
             args = ocp.args.Composite(extra=ocp.args.JsonRestore())
             beside = self._manager.restore(step, args=args)["extra"]
             if beside.pop("crc32", None) != checksum(beside):
                 raise ValueError("its description is damaged")
-            saved, wanted = beside["shapes"], trees.describe(like)
+            saved = beside["shapes"]
+            wanted = saved if like is None else trees.describe(like)
             if saved != wanted:
                 raise CheckpointError(
                     f"checkpoint {step} in {self.directory} holds another state:\n"

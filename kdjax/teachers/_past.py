@@ -125,17 +125,17 @@ def snapshots(size: int, *, every: int) -> Past:
 
 
 def from_checkpoints(
-    directory: str | Path, like: Any, steps: Sequence[int] | int
+    directory: str | Path, steps: Sequence[int] | int, *, like: Any = None
 ) -> Variables:
     """Return the variables that a run had at earlier steps, as a teacher's.
 
     Args:
       directory: of the run's `checkpoint.Checkpoints`; they keep the latest, and those
         that `keep_steps` names.
-      like: a state with the structure of what was saved, as `Checkpoints.restore`
-        takes it (`jax.eval_shape` of `train.init` will do): a `train.TrainState`, or
-        bare variables.
       steps: one step, or several, in the order wanted.
+      like: the state that was saved, or `jax.eval_shape` of it; only needed to place
+        its arrays on other devices, or if its variables hold other containers than
+        dicts.
 
     Returns:
       The variables of one step; of several, stacked `[steps, ...]` as `ensemble`
@@ -143,12 +143,12 @@ def from_checkpoints(
 
     Raises:
       ValueError: if a step has no checkpoint; it lists those there are.
-      CheckpointError: if one cannot be read or is of another network.
+      CheckpointError: if one cannot be read or is of another network than `like`.
 
     Example::
 
         steps = (500, 1000)
-        several = teachers.from_checkpoints("run/checkpoints", state, steps)
+        several = teachers.from_checkpoints("run/checkpoints", steps)
         teacher = teachers.ensemble(student, len(steps))
         state, metrics = step(state, several, batch)
     """
@@ -173,4 +173,10 @@ def _variables(checkpoints: Checkpoints, like: Any, step: int) -> Variables:
             f"from_checkpoints: checkpoint {step} in {checkpoints.directory} is "
             "damaged and was set aside; take another step, or train again"
         )
-    return getattr(restored.state, "variables", restored.state)
+    state = restored.state
+    if hasattr(state, "variables"):
+        return state.variables
+    # A training state comes back as a dict of its fields, without empty ones.
+    if isinstance(state, dict) and {"params", "opt_state"} <= set(state):
+        return {"params": state["params"], **(state.get("rest") or {})}
+    return state

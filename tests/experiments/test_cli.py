@@ -106,7 +106,7 @@ def test_bad_input_leaves_no_directory_behind(respond, tmp_path):
 
 
 def test_another_data_set_by_one_flag(respond, tmp_path):
-    name = "fashion_mnist"
+    name = "cmaterdb/bangla"
     prepared = ROOT.parent / "shared" / "tfds"
     if not (prepared / name).exists():
         pytest.skip(f"needs the prepared set {prepared / name}")

@@ -111,7 +111,7 @@ def test_a_second_process_is_refused(launch, tmp_path):
     long = ("--teacher-steps", "25", "--steps", "500000")
     flags = (*FLAGS, *long, "--workdir", tmp_path / "run")
     first = launch("response", *flags, cwd=tmp_path)
-    wait_until(lambda: lines(tmp_path / "run", "student"), first)
+    wait_until((tmp_path / "run" / "metrics.jsonl").exists, first)  # the teacher learns
     before = (tmp_path / "run" / "manifest.json").read_bytes()
     second = launch("response", *flags, cwd=tmp_path)
     _, error = second.communicate(timeout=60)

@@ -143,15 +143,22 @@ def test_checkpoints_of_earlier_steps_are_teachers(tmp_path, steps, batch):
             kept[number] = jax.tree.map(np.asarray, state.variables)
         checkpoints.wait()
         assert checkpoints.steps() == [1, 3, 5]
-    like = jax.eval_shape(lambda: start(PASTS["ema"][0]))
-    one = teachers.from_checkpoints(tmp_path, like, 3)
-    assert same(one, kept[3])
-    several = teachers.from_checkpoints(tmp_path, like, (5, 1))
+    assert same(teachers.from_checkpoints(tmp_path, 3), kept[3])
+    several = teachers.from_checkpoints(tmp_path, (5, 1))
     assert same(several, trees.stack([kept[5], kept[1]]))
+    like = jax.eval_shape(lambda: start(PASTS["ema"][0]))
+    assert same(teachers.from_checkpoints(tmp_path, 3, like=like), kept[3])
     with pytest.raises(ValueError, match=r"asked for the steps \[2\].*\[1, 3, 5\]"):
-        teachers.from_checkpoints(tmp_path, like, 2)
+        teachers.from_checkpoints(tmp_path, 2)
     with pytest.raises(ValueError, match="there is no directory"):
-        teachers.from_checkpoints(tmp_path / "nowhere", like, 2)
+        teachers.from_checkpoints(tmp_path / "nowhere", 2)
+    with pytest.raises(checkpoint.CheckpointError, match="holds another state"):
+        teachers.from_checkpoints(tmp_path, 3, like={"params": jnp.zeros(())})
     (tmp_path / "3" / "state" / "manifest.ocdbt").write_bytes(b"")
     with pytest.raises(checkpoint.CheckpointError, match=r"checkpoint 3 .* damaged"):
-        teachers.from_checkpoints(tmp_path, like, 3)
+        teachers.from_checkpoints(tmp_path, 3)
+
+
+def test_bare_variables_come_back_as_they_are(tmp_path, teacher):
+    checkpoint.save_variables(tmp_path, teacher, {})
+    assert same(teachers.from_checkpoints(tmp_path, 0), teacher)

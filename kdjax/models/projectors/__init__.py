@@ -14,6 +14,8 @@ axes or what its docstring says, and `train` if it holds batch statistics.
 
 from kdjax.models.projectors.classifier import ReusedClassifier as ReusedClassifier
 from kdjax.models.projectors.classifier import SimKDProjector as SimKDProjector
+from kdjax.models.projectors.exits import Bottleneck as Bottleneck
+from kdjax.models.projectors.exits import Gate as Gate
 from kdjax.models.projectors.factors import Paraphraser as Paraphraser
 from kdjax.models.projectors.factors import Translator as Translator
 from kdjax.models.projectors.layers import CrossLayerAttention as CrossLayerAttention
