@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 # name -> (heading, factor, digits); figures that are measured once per seed
 _PER_SEED = {
@@ -98,7 +98,7 @@ def paired_gain(better: Row, than: Row) -> Gain:
     if len(difference) < 2:
         return Gain(better.name, than.name, mean, None, None)
     error = difference.std(ddof=1) / math.sqrt(len(difference))
-    margin = float(stats.t.ppf(0.975, len(difference) - 1) * error)
+    margin = float(special.stdtrit(len(difference) - 1, 0.975) * error)
     return Gain(better.name, than.name, mean, mean - margin, mean + margin)
 
 
