@@ -56,6 +56,8 @@ def pytest_collection_modifyitems(items):
             loss = loss or params.get("name")
         group = f"losses/{loss}" if loss else item.nodeid.split("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
+    # The longest groups first, so that at the end no process waits for another.
+    items.sort(key=lambda item: "tests/experiments/" not in item.nodeid)
 
 
 def pytest_collection_finish():

@@ -16,7 +16,8 @@ def _figure(title: str, x: str, y: str, height: float = 4.3) -> Any:
 
     figure = Figure(figsize=(7, height), dpi=120, layout="constrained")
     axes = figure.subplots()
-    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.set(xlabel=x, ylabel=y)
+    figure.suptitle(title, fontsize=10, wrap=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     return figure, axes

@@ -49,8 +49,8 @@ def plot_tradeoff(path: str | Path, result: Tradeoff) -> None:
       path: the PNG file to write.
       result: whose rows and curve are drawn.
     """
-    figure, axes = _figure("", "mean FLOPs per example", "test accuracy %", 4.6)
-    figure.suptitle(result.title, fontsize=10)
+    labels = ("mean FLOPs per example", "test accuracy %")
+    figure, axes = _figure(result.title, *labels, 4.6)
     flops = [row.cost["flops"] for row in result.curve]
     mean, spread = np.transpose([_accuracy(row) for row in result.curve])
     label = f"{result.chosen}, all settings"
