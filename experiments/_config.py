@@ -1,6 +1,7 @@
 """The flags that experiments on images share."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
@@ -8,6 +9,16 @@ from experiments._model import Model
 from experiments._recipe import Recipe
 from experiments._run import Options, RunOptions
 from kdjax import checks, data
+
+
+def distinct(**settings: Sequence[float]) -> None:
+    """Raise ValueError if a setting has no value, or one twice."""
+    for name, values in settings.items():
+        if not values or len(set(values)) < len(values):
+            raise ValueError(
+                f"config: {name} must be at least one and all different, got "
+                f"{list(values)}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +62,7 @@ class StudentConfig:
             checks.positive("config", **{name: getattr(self, name)})
         for rate in self.learning_rates:
             checks.positive("config", learning_rates=rate)
-        for name, given in (("seeds", self.seed_list), ("rates", self.learning_rates)):
-            if not given or len(set(given)) < len(given):
-                raise ValueError(
-                    f"config: {name} must be at least one and all different, got "
-                    f"{list(given)}"
-                )
+        distinct(seeds=self.seed_list, rates=self.learning_rates)
         if not all(0 <= seed < 2**32 for seed in self.seed_list):
             raise ValueError(f"config: seeds must be in [0, 2**32), got {self.seeds}")
         checks.positive("config", max_skipped=self.run.max_skipped)

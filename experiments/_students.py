@@ -110,7 +110,6 @@ class Students:
         learner: Learner | None = None,
         teacher: TaughtBy | None = None,
         fields: Fields | None = None,
-        steps: int | None = None,
         keep_steps: Sequence[int] = (),
         family: str | None = None,
     ) -> Kind:
@@ -122,7 +121,6 @@ class Students:
           learner: what is trained; by default the student as it is.
           teacher: a network and its variables, or a function of the seed to them.
           fields: arrays beside the training images and labels, for the objective.
-          steps: by default the config's.
           keep_steps: whose checkpoints are kept.
           family: of kinds that belong together in a picture.
         """
@@ -132,7 +130,7 @@ class Students:
             self.task,
             learner or self.learner,
             objective,
-            config.recipe(steps or config.steps),
+            config.recipe(config.steps),
             teacher=teacher,
             judge=self.judge,
             fields=fields,
@@ -152,23 +150,19 @@ class Students:
         name: str,
         network: Network,
         variables: Callable[[int], Variables],
-        family: str | None = None,
-    ) -> report.Row:
+    ) -> None:
         """Add a row of networks that are made of trained ones, seed by seed.
 
         Args:
           name: what the table calls them.
           network: any network.
           variables: of the network, by seed.
-          family: as in `train`.
         """
         figures = [
             self.tested(network, variables(seed), seed)
             for seed in self.config.seed_list
         ]
-        row = report.Row(name, figures, {}, {"family": family})
-        self._rows.append((row, network))
-        return row
+        self._rows.append((report.Row(name, figures, {}), network))
 
     def tested(
         self, network: Network, variables: Variables, seed: Any

@@ -21,16 +21,6 @@ Axes = Mapping[str, Sequence[float]]
 MakeObjective = Callable[[Any], Any]
 
 
-def check_distinct(axes: Axes) -> None:
-    """Raise ValueError if a setting has no value, or one twice."""
-    for name, values in axes.items():
-        if not values or len(set(values)) < len(values):
-            raise ValueError(
-                f"config: {name} must be at least one and all different, got "
-                f"{list(values)}"
-            )
-
-
 class Sweep(Fit):
     """Trains and measures students of many settings with one compiled program.
 

@@ -61,7 +61,7 @@ def main(config: Config) -> report.Grid:
     for alpha in config.alpha:
         checks.fraction("config", alpha=alpha)
     axes = {"temperature": config.temperature, "alpha": config.alpha}
-    _sweep.check_distinct(axes)
+    _config.distinct(**axes)
     with _run.Run("sweep", config) as run:
         return run.finish(_sweep.run(run, config, make_objective, axes))
 

@@ -21,8 +21,11 @@ A student that is its own teacher keeps its past in its state::
     state = train.init(student, tx, key, inputs, past=past)
     step = train.make_step(student.apply, student.apply, objective, tx, past=past)
     state, metrics = step(state, None, batch)
+
+`teachers.cache` stores what a teacher says of a data set, and trains from that.
 """
 
+from kdjax.teachers import cache as cache
 from kdjax.teachers._frozen import frozen as frozen
 from kdjax.teachers._frozen import viewed as viewed
 from kdjax.teachers._means import dropped as dropped
