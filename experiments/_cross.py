@@ -13,12 +13,11 @@ from flax import linen as nn
 
 from experiments import _teacher
 from experiments._config import Config
-from experiments._fit import Fit
-from experiments._model import Model
+from experiments._fit import Examples, Fit
 from experiments._recipe import Learner
 from experiments._rows import place_of
 from experiments._run import Run
-from experiments._students import Students
+from experiments._students import Students, hard
 from kdjax import data, losses, networks, objectives, report, teachers
 from kdjax.base import Batch, Network, Outputs, Variables
 from kdjax.objectives import Objective
@@ -44,18 +43,19 @@ def restricted(task: data.Task, classes: Sequence[int]) -> data.Task:
         return {"image": split["image"][label >= 0], "label": label[label >= 0]}
 
     splits = {name: of(getattr(task, name)) for name in ("train", "validation", "test")}
-    name = f"{task.name}[{classes[0]}-{classes[-1]}]"
+    name = f"{task.name}-{classes[0]}-{classes[-1]}"
     return dataclasses.replace(task, name=name, num_classes=len(classes), **splits)
 
 
-def few(task: data.Task, number: int) -> dict[str, np.ndarray]:
-    """Mark the training images that have labels: the first ones of each class."""
-    label = task.train["label"]
+def few(task: data.Task, number: int, seed: int) -> np.ndarray:
+    """Draw the training images that have labels, as many of each class as of others."""
+    rng, label = np.random.default_rng(seed), task.train["label"]
+    order = rng.permutation(len(label))
     rank = np.zeros(len(label), int)
     for one in range(task.num_classes):
-        rank[label == one] = np.arange((label == one).sum())
-    order = np.argsort(rank, kind="stable")
-    return {"labelled": np.isin(np.arange(len(label)), order[:number])}
+        rank[order[label[order] == one]] = np.arange((label == one).sum())
+    chosen = np.argsort(rank + rng.random(len(label)), kind="stable")[:number]
+    return np.isin(np.arange(len(label)), chosen)
 
 
 def labelled(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
@@ -86,6 +86,26 @@ def _seen_from(task: data.Task, teacher: _teacher.Teacher) -> Network:
     return teachers.viewed(teacher.fit.exported, view)
 
 
+def _labels(
+    students: Students, task: data.Task, number: int
+) -> tuple[Examples, Examples]:
+    """Return the labelled training images, and all of them with a mark, by seed."""
+    students.notes.append(
+        f"Few labels: {min(number, len(task.train['label']))} of the "
+        f"{len(task.train['label'])} training images, drawn anew for each seed. The "
+        "learning rate was chosen on the whole validation split."
+    )
+
+    def known(seed: int) -> Split:
+        kept = few(task, number, seed)
+        return {name: array[kept] for name, array in task.train.items()}
+
+    def marked(seed: int) -> Split:
+        return {**task.train, "labelled": few(task, number, seed)}
+
+    return known, marked
+
+
 def merge(run: Run, config: Config, task: data.Task) -> report.Result:
     """Merge teachers that know some classes each into one student."""
     classes = groups(task, config.groups)
@@ -95,28 +115,25 @@ def merge(run: Run, config: Config, task: data.Task) -> report.Result:
     together = teachers.mixture([_seen_from(task, one) for one in each], combine=None)
     taught_by = together, tuple(one.variables for one in each)
     for one in each:
-        known = dataclasses.replace(one.row, name=f"teacher of {one.fit.task.name}")
-        students.references.append((known, one.fit.exported))
-    students.train("all labels", lambda s, t, b: {"hard": _hard(s, b)})
-    fields = few(task, config.labels)
-    students.train("few labels", labelled, fields=fields)
+        row = dataclasses.replace(one.row, name=f"teacher of {one.fit.task.name}")
+        students.references.append((row, one.fit.exported))
+    known, marked = _labels(students, task, config.labels)
+    students.train("all labels", hard)
+    students.train("few labels", hard, examples=known)
     kl = functools.partial(losses.soft_target_kl, temperature=config.temperature)
     for name, loss in (("probabilities", kl), ("logits", losses.logit_mse)):
         follow = _following(classes, loss)
         students.train(f"teachers' {name}", follow, teacher=taught_by)
         beside = _both(follow, labelled)
-        students.train(f"few labels, {name}", beside, teacher=taught_by, fields=fields)
+        students.train(
+            f"few labels, {name}", beside, teacher=taught_by, examples=marked
+        )
     students.notes += [
-        f"Few labels: {fields['labelled'].sum()} of {len(fields['labelled'])} training "
-        "images; the teachers' own training used all of their classes.",
-        "A teacher's accuracy is on its own classes alone.",
+        "The teachers' own training used all labels of their classes; a teacher's "
+        "accuracy is on these alone.",
     ]
     question = f"{config.groups} teachers of parts of {task.name} merged"
     return students.comparison(question, "few labels")
-
-
-def _hard(student: Outputs, batch: Batch) -> Any:
-    return labelled(student, None, {**batch, "labelled": batch["label"] >= 0})["hard"]
 
 
 def _following(classes: Sequence[Classes], loss: Callable[..., Any]) -> Objective:
@@ -140,27 +157,26 @@ def transfer(run: Run, config: Config, task: data.Task) -> report.Result:
     students = Students(run, config, target, 4, own)
     teacher = _teacher_of(run, config, source)
     seen = _seen_from(target, teacher)
-    fields = few(target, config.labels)
-    learned = _pretrained(students, seen, teacher.variables, _last(config.teacher))
-    layer = _last(config.student)
+    known, _ = _labels(students, target, config.labels)
+    learned = _pretrained(students, seen, teacher.variables, config.teacher.last)
+    layer = config.student.last
 
-    students.train("from scratch", labelled, fields=fields)
+    students.train("from scratch", hard, examples=known)
     fine = dataclasses.replace(students.learner, start=learned)
-    students.train("fine-tuned", labelled, learner=fine, fields=fields)
+    students.train("fine-tuned", hard, learner=fine, examples=known)
     probes = {
         "linear probe": (students.student, learned, layer),
         "teacher, linear probe": (
             seen,
             lambda _: teacher.variables,
-            _last(config.teacher),
+            config.teacher.last,
         ),
     }
     for name, (network, variables, reads) in probes.items():
         probe = _probe(students, network, variables, reads)
-        students.train(name, labelled, learner=probe, fields=fields)
+        students.train(name, hard, learner=probe, examples=known)
     students.notes += [
-        f"Labels: {fields['labelled'].sum()} of the {len(fields['labelled'])} training "
-        f"images of the classes {new[0]}-{new[-1]}; the teacher knows the others.",
+        f"The teacher knows all classes but {new[0]}-{new[-1]}.",
         f"Pretraining on the teacher's features, without labels: {config.steps} steps "
         "more, for the fine-tuned students and the linear probe.",
     ]
@@ -168,16 +184,12 @@ def transfer(run: Run, config: Config, task: data.Task) -> report.Result:
     return students.comparison(question, "from scratch")
 
 
-def _last(model: Model) -> str:
-    """Return the feature that the head reads."""
-    return "pooled" if model.model == "resnet" else f"hidden{model.depth}"
-
-
 def _pretrained(
     students: Students, teacher: Network, held: Variables, reads: str
 ) -> Callable[[int], Variables]:
     """Train students to have the teacher's features; return them by seed."""
-    config, layer = students.config, _last(students.config.student)
+    config = students.config
+    layer = config.student.last
     width = networks.shapes(teacher, students.example).features[reads].shape[-1]
     parts = {"transferred": networks.Part(nn.Dense(width), layer)}
 

@@ -38,6 +38,7 @@ class Told:
 
 TaughtBy = tuple[Network, Variables | Callable[[int], Variables]] | Told
 Judge = tuple[Network, Variables] | Told
+Examples = Callable[[int], Mapping[str, Any]]
 
 
 class Fit:
@@ -52,7 +53,7 @@ class Fit:
       teacher: a network and its variables, or a function of the seed to them; or what
         it said; or None.
       judge: whom agreement is measured with, as the teacher; or None.
-      fields: arrays beside the training images and labels, for the objective.
+      examples: `examples(seed) -> arrays` to train on; None trains on the task's.
       keep_steps: whose checkpoints are kept.
 
     Attributes:
@@ -69,14 +70,14 @@ class Fit:
         *,
         teacher: TaughtBy | None = None,
         judge: Judge | None = None,
-        fields: Mapping[str, Any] | None = None,
+        examples: Examples | None = None,
         keep_steps: Sequence[int] = (),
     ) -> None:
         """Compile nothing yet."""
         self.run, self.task, self.recipe, self._learner = run, task, recipe, learner
         self.exported = learner.exported
         self.example = jnp.zeros((1, *task.train["image"].shape[1:]))
-        self._keep, self._fields = tuple(keep_steps), fields or {}
+        self._keep, self._examples = tuple(keep_steps), examples
         self._told = teacher if isinstance(teacher, Told) else None
         if self._told:
             teacher, objective = None, cache.taught(objective)
@@ -206,7 +207,7 @@ class Fit:
             said, transform = self._told.splits["train"], self._told.view
             stored = {"views": said.views, "beside": said.arrays}
         batches = data.Batches(
-            {**self.task.train, **self._fields},
+            self._examples(seed) if self._examples else self.task.train,
             self.recipe.batch_size,
             seed=seed,
             transform=transform,

@@ -39,6 +39,11 @@ class Model:
         return networks.from_linen(mlp)
 
     @property
+    def last(self) -> str:
+        """The feature that the head reads."""
+        return "pooled" if self.model == "resnet" else f"hidden{self.depth}"
+
+    @property
     def steps_per_call(self) -> int:
         """Steps in one compiled call: those of an MLP cost less than calling."""
         return 25 if self.model == "mlp" else 1

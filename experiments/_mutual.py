@@ -44,6 +44,10 @@ def deep(students: Students, number: int) -> None:
         return {"peers": peers.mean(-1).sum(), "hard": _labels(student, batch)}
 
     stack = _stack(students, number)
+    students.notes.append(
+        f"A row of students that learn together trains {number} of them; the steps are "
+        "those of each."
+    )
     kind = students.train("mutual", objective, learner=stack)
     together = teachers.ensemble(students.student, number)
     students.given("mutual ensemble", together, kind.whole)
@@ -51,7 +55,7 @@ def deep(students: Students, number: int) -> None:
 
 def gated(students: Students, number: int, temperature: float) -> None:
     """Train students that follow their own gated ensemble (ONE)."""
-    layer = _last(students)
+    layer = students.config.student.last
     gate = {"gate": networks.Part(projectors.Gate(), layer)}
     stack = _stack(students, number)
     whole = networks.with_parts(stack.network, gate)
@@ -83,9 +87,3 @@ def gated(students: Students, number: int, temperature: float) -> None:
 
     together = Network(whole.init, apply)
     students.given("gated ensemble", together, kind.whole)
-
-
-def _last(students: Students) -> str:
-    """Return the feature that the student's head reads."""
-    student = students.config.student
-    return "pooled" if student.model == "resnet" else f"hidden{student.depth}"

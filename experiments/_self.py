@@ -56,6 +56,9 @@ def _beside_labels(weight: Schedule, temperature: float) -> Objective:
 def checkpoint(students: Students, config: Any, alone: Kind) -> Kind:
     """Half of the training is the teacher of another, from the start."""
     half = config.steps // 2
+    students.notes.append(
+        f"checkpoint: its teacher has {half} steps of its own, beyond the budget."
+    )
 
     def variables(seed: int) -> Any:
         return alone.variables(seed, half)

@@ -1,22 +1,20 @@
 """Kinds of students side by side: trained at equal budgets, measured, compared."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 
 from experiments._config import StudentConfig
-from experiments._fit import Fit, Judge, TaughtBy, measure
+from experiments._fit import Examples, Fit, Judge, TaughtBy, measure
 from experiments._recipe import Learner
 from experiments._rows import kept, place_of, tuned, with_costs
 from experiments._run import Run
 from kdjax import data, losses, report, teachers, trees
 from kdjax.base import Batch, Network, Outputs, Variables
 from kdjax.objectives import Objective
-
-Fields = Mapping[str, Any]
 
 
 def hard(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
@@ -54,9 +52,10 @@ class Kind:
 
     def whole(self, seed: int, steps: int | None = None) -> Variables:
         """Return all variables that were trained for one, with parts and peers."""
+        steps = self.fit.recipe.steps if steps is None else steps
         rate = float(self.row.settings["learning_rate"])
         _, place = place_of(self.run, self.row.name, rate, seed)
-        return teachers.from_checkpoints(place, steps or self.fit.recipe.steps)
+        return teachers.from_checkpoints(place, steps)
 
 
 class Students:
@@ -109,7 +108,7 @@ class Students:
         *,
         learner: Learner | None = None,
         teacher: TaughtBy | None = None,
-        fields: Fields | None = None,
+        examples: Examples | None = None,
         keep_steps: Sequence[int] = (),
         family: str | None = None,
     ) -> Kind:
@@ -120,7 +119,7 @@ class Students:
           objective: what they are trained on.
           learner: what is trained; by default the student as it is.
           teacher: a network and its variables, or a function of the seed to them.
-          fields: arrays beside the training images and labels, for the objective.
+          examples: arrays to train on, by seed; by default the task's.
           keep_steps: whose checkpoints are kept.
           family: of kinds that belong together in a picture.
         """
@@ -133,7 +132,7 @@ class Students:
             config.recipe(config.steps),
             teacher=teacher,
             judge=self.judge,
-            fields=fields,
+            examples=examples,
             keep_steps=keep_steps,
         )
         row = kept(self.run, name)

@@ -4,7 +4,7 @@ Its teacher is what it was: a checkpoint, the mean of its last snapshots, the mo
 average of its weights (Tarvainen and Valpola 2017, https://arxiv.org/abs/1703.01780),
 what it said an epoch ago (PS-KD, 2021, https://arxiv.org/abs/2006.12000); or its own
 last stage for earlier ones (BYOT, 2019, https://arxiv.org/abs/1905.08094); or a teacher
-made by hand (Tf-KD, 2020, https://arxiv.org/abs/1909.11723). Equal budgets for all.
+made by hand (Tf-KD, 2020, https://arxiv.org/abs/1909.11723). Equal steps for all.
 
 python -m experiments.self_distill                  # digits, 2 minutes on two cores
 python -m experiments.self_distill --source ema --seeds 20
@@ -54,6 +54,8 @@ def main(config: Config) -> report.Result:
     sources = {name: _methods.choose(_self.SOURCES, name) for name in config.source}
     if "deep" in sources:
         _self.stages(config)
+    if "checkpoint" in sources and config.steps < 2:
+        raise ValueError(f"config: half of steps must be 1 or more, got {config.steps}")
     task = config.load()
     with _run.Run("self_distill", config) as run:
         students = Students(run, config, task, 1 + len(sources))

@@ -9,6 +9,8 @@ from jax import Array as Array
 
 PyTree = Any
 Batch = Mapping[str, Any]
+Select = str | Callable[[Batch], Any]
+"""What networks read of a batch: a field by name, or a function of the batch."""
 Variables = dict[str, Any]
 """`{"params": ..., "batch_stats": ..., ...}`, as Flax has it."""
 
@@ -42,3 +44,22 @@ class Network:
 
     init: Callable[..., Variables]
     apply: Callable[..., tuple[Outputs, Variables]]
+
+
+def pick(batch: Batch, inputs: Select) -> Any:
+    """Return what networks read of a batch.
+
+    Raises:
+      ValueError: if the batch has no such field; it lists those it has.
+
+    >>> pick({"text": 1, "label": 2}, "text")
+    1
+    """
+    if callable(inputs):
+        return inputs(batch)
+    if inputs not in batch:
+        raise ValueError(
+            f"the batch has no field {inputs!r}, only {sorted(batch)}; "
+            "say which one the networks read with inputs="
+        )
+    return batch[inputs]

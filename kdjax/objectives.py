@@ -90,6 +90,8 @@ def weighted(weight: float | Array | Schedule, term: Term) -> Term:
     >>> weighted(0.5, (jnp.array(6.0), jnp.array(3.0)))[0].item()
     3.0
     """
+    if isinstance(term, _Logged):
+        return _Logged(weighted(weight, term.term))
     if callable(weight):
         return _Scheduled(weight, term)
     if isinstance(term, _Scheduled):
@@ -105,9 +107,9 @@ def logged(term: Term) -> Term:
     Args:
       term: a scalar or a `(sum, count)` pair, such as the number of teachers dropped.
 
-    >>> terms = resolve({"loss_of": jnp.ones(()), "seen": logged(jnp.ones(()))}, step=0)
+    >>> terms = resolve({"soft": jnp.ones(()), "seen": logged(jnp.ones(()))}, step=0)
     >>> [name for name, pair in terms.items() if in_loss(pair)]
-    ['loss_of']
+    ['soft']
     """
     return _Logged(term)
 
@@ -138,14 +140,20 @@ def resolve(terms: Terms, step: Any) -> dict[str, Pair]:
     """Evaluate schedules at `step`; return every term as a `(sum, count)` pair.
 
     Raises:
-      ValueError: if the objective returned no dict of terms or a term is no scalar.
+      ValueError: if the objective returned no dict of terms, all of them are logged, or
+        one is no scalar.
     """
     if not isinstance(terms, Mapping) or not terms:
         found = "an empty one" if isinstance(terms, Mapping) else type(terms).__name__
         raise ValueError(
             f"objective: must return a dict with at least one named term, got {found}"
         )
-    return {name: _pair(name, term, step) for name, term in terms.items()}
+    pairs = {name: _pair(name, term, step) for name, term in terms.items()}
+    if not any(map(in_loss, pairs.values())):
+        raise ValueError(
+            f"objective: all terms are logged ({sorted(pairs)}), so nothing is trained"
+        )
+    return pairs
 
 
 def mean(total: Array, count: Array) -> Array:

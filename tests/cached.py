@@ -38,8 +38,8 @@ def write(directory, **kwargs):
     """30 rows: 5 shards of two batches, the last ones padded."""
     options = {"transform": VIEW, "views": VIEWS, "features": ("seen", "pool/mean")}
     options |= {"batch_size": 4, "shard_rows": 7, "about": ABOUT}
-    options |= {"variables": VARIABLES, "arrays": ARRAYS, **kwargs}
-    return cache.write(directory, TEACHER, **options)
+    options |= {"network": TEACHER, "variables": VARIABLES, "arrays": ARRAYS, **kwargs}
+    return cache.write(directory, **options)
 
 
 def files(directory):

@@ -117,3 +117,17 @@ def test_double_precision_is_kept():
         resolved = objectives.resolve({"x": pair, "y": pair[0]}, 0)
         assert {part.dtype for part in resolved["x"]} == {jnp.dtype("float64")}
         assert float(resolved["y"][0]) == 1 / 3
+
+
+def test_logged_figures_are_no_part_of_the_loss():
+    x = jnp.array(3.0)
+    terms = {"a": x, "b": objectives.weighted(0.5, objectives.logged((x, x)))}
+    pairs = objectives.resolve(terms, 0)
+    assert [name for name in pairs if objectives.in_loss(pairs[name])] == ["a"]
+    assert objectives.mean(*pairs["b"]) == 0.5
+    scheduled = objectives.weighted(lambda step: step, objectives.logged(x))
+    pair = objectives.resolve({"a": x, "b": scheduled}, 2)["b"]
+    assert not objectives.in_loss(pair)
+    assert pair.total == 6
+    with pytest.raises(ValueError, match=r"all terms are logged \(\['b'\]\)"):
+        objectives.resolve({"b": objectives.logged(x)}, 0)

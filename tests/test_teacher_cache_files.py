@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from kdjax import teachers
 from kdjax.teachers import cache
 from kdjax.teachers.cache import _files
 from tests.cached import (
     LOG_PROBS,
+    TEACHER,
     files,
     write,
 )
@@ -156,3 +158,19 @@ def test_a_full_disk_says_so_and_costs_nothing(complete, small_disk):
     filler.unlink()
     write(small_disk)
     assert files(small_disk) == files(complete)
+
+
+def test_another_network_with_the_same_variables_is_refused(tmp_path):
+    """The fingerprint is of the variables; what they mean is asked again."""
+    write(tmp_path)
+    before = files(tmp_path)
+    other = teachers.viewed(TEACHER, lambda images: -3 * images)
+    with pytest.raises(ValueError, match="what another network with these variables"):
+        write(tmp_path, network=other)
+    write(tmp_path)
+    assert files(tmp_path) == before
+
+
+def test_names_of_features_are_several(tmp_path):
+    with pytest.raises(ValueError, match="features must be several names, got 'seen'"):
+        write(tmp_path, features="seen")

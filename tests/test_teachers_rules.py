@@ -125,10 +125,37 @@ def test_gradient_weights_are_at_least_as_short_as_any_on_a_grid():
 
 
 def test_random_weights_draw_every_teacher():
-    draw = jax.jit(jax.vmap(lambda key: teachers.random_weights(key, K)))
-    drawn = np.asarray(draw(jax.random.split(KEY, 300)))
+    draw = jax.jit(jax.vmap(teachers.random_weights, (0, None)))
+    keys = jax.random.split(KEY, 300)
+    drawn = np.asarray(draw(keys, jnp.float32(LOGITS)))
     np.testing.assert_array_equal(drawn.sum(1), 1)
     assert (drawn.sum(0) > 60).all()
+    drawn = np.asarray(draw(keys, jnp.float32(NAN)))
+    assert (drawn.sum(0)[[0, 2]] > 100).all()
+    assert (drawn[:, 1] == 0).all()
+
+
+def test_a_label_that_is_no_class_weighs_teachers_alike_and_stops_no_gradient():
+    labels = jnp.array([0, -100])
+
+    def loss(student):
+        weights = teachers.confidence_weights(jnp.float32(LOGITS[:, :2]), labels)
+        joined = teachers.mean_probabilities(jnp.float32(LOGITS[:, :2]), weights)
+        each = losses.soft_target_kl(student, joined)
+        return jnp.where(labels >= 0, each, 0).sum(), weights
+
+    gradient, weights = jax.jit(jax.grad(loss, has_aux=True))(jnp.float32(STUDENT[:2]))
+    assert np.isfinite(gradient).all()
+    np.testing.assert_allclose(weights[:, 1], 1 / 3, rtol=1e-6)
+
+
+def test_weights_of_zero_have_their_slope():
+    z, by = (
+        jnp.float32(LOGITS[:2]),
+        jax.grad(lambda w: teachers.mean_logits(z, w).sum()),
+    )
+    np.testing.assert_allclose(by(jnp.array([1.0, 0.0])), by(jnp.array([1.0, 1e-6])),
+                               rtol=1e-4, atol=1e-4)  # fmt: skip
 
 
 PER_TEACHER = np.array([1.0, 2.0, 5.0])
@@ -181,6 +208,7 @@ def test_means_drop_what_is_no_number_and_its_gradient(mean):
     assert np.isnan(mean(jnp.full((2, 1, 3), jnp.nan))).all()  # the step skips it
     never = jnp.float32(LOGITS).at[:, :, 0].set(-jnp.inf)
     assert teachers.dropped(never) == 0
+    assert teachers.dropped(never.at[0, 0].set(-jnp.inf)) == 1
 
 
 def test_a_sequence_is_as_good_as_an_array():
@@ -198,72 +226,11 @@ def test_a_sequence_is_as_good_as_an_array():
         (lambda z: teachers.gradient_weights(z[0, 0], z), "gradient_weights"),
         (lambda z: teachers.entropy_weights(z[0, 0]), "at least one teacher"),
         (lambda z: teachers.entropy_weights(()), "at least one teacher"),
-        (lambda z: teachers.random_weights(KEY, 0), "teachers must be > 0"),
+        (lambda z: teachers.random_weights(KEY, z[:0]), "at least one teacher"),
+        (lambda z: teachers.mean_logits(z, jnp.array([2.0, -1, 0])), "must be >= 0"),
+        (lambda z: teachers.gradient_weights(z[0], z, most=5.0), r"most must be in"),
     ],
 )
 def test_wrong_arguments_are_refused(call, match):
     with pytest.raises(ValueError, match=match):
         call(jnp.float32(LOGITS))
-
-
-# Each other, own classes, cascade
-
-
-def test_each_other_is_the_mean_over_the_others_without_their_gradient():
-    z = jnp.float32(LOGITS)
-    found = jax.jit(lambda z: teachers.each_other(z, losses.soft_target_kl))(z)
-    p = softmax(LOGITS)
-    for i in range(K):
-        kl = [(p[j] * np.log(p[j] / p[i])).sum(-1) for j in range(K) if j != i]
-        np.testing.assert_allclose(found[i], np.mean(kl, axis=0), rtol=1e-4)
-
-    def one(z):
-        return teachers.each_other(z, losses.soft_target_kl)[0].sum()
-
-    gradient = jax.jit(jax.grad(one))(z)
-    assert np.abs(gradient[0]).max() > 0
-    assert (gradient[1:] == 0).all()
-    assert (teachers.each_other(z[:1], losses.soft_target_kl) == 0).all()
-
-
-def test_own_classes_sees_no_other_classes():
-    own = ((0, 1), (1, 3, 2))
-    student = jnp.float32(STUDENT)
-    known = jnp.float32(LOGITS[0, :, :2]), jnp.float32(LOGITS[1, :, :3])
-    kl = losses.soft_target_kl
-    expected = (kl(student[:, :2], known[0]) + kl(student[:, [1, 3, 2]], known[1])) / 2
-    found = teachers.own_classes(student, known, own, kl)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    broken = known[0].at[0, 0].set(jnp.nan), known[1]
-    alone = kl(student[:, [1, 3, 2]], known[1])
-    np.testing.assert_allclose(
-        teachers.own_classes(student, broken, own, kl), alone, rtol=1e-5
-    )
-
-
-@pytest.mark.parametrize(
-    ("known", "own", "match"),
-    [
-        ((2,), ((0, 1), (2,)), "1 teachers and 2 lists"),
-        ((), (), "0 teachers"),
-        ((2,), ((0, 0),), "must be different"),
-        ((2,), ((0, 4),), r"in \[0, 4\)"),
-        ((3,), ((0, 1),), r"must be \[5, 2\].*got \[5, 3\]"),
-    ],
-)
-def test_own_classes_that_do_not_fit_are_refused(known, own, match):
-    logits = [jnp.ones((BATCH, size)) for size in known]
-    with pytest.raises(ValueError, match=match):
-        teachers.own_classes(jnp.float32(STUDENT), logits, own, losses.soft_target_kl)
-
-
-def test_a_cascade_asks_where_the_student_is_not_sure():
-    teacher = jnp.float32(LOGITS[0])
-    sure = softmax(STUDENT).max(-1)
-    for threshold in (0.0, float(np.median(sure)) + 1e-4, 1.0):
-        logits, asked = teachers.cascade(jnp.float32(STUDENT), teacher, threshold)
-        np.testing.assert_array_equal(asked, sure < threshold)
-        expected = np.where(asked[:, None], teacher, jnp.float32(STUDENT))
-        np.testing.assert_array_equal(logits, expected)
-    with pytest.raises(ValueError, match="threshold must be in"):
-        teachers.cascade(teacher, teacher, 1.5)

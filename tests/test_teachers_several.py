@@ -48,7 +48,7 @@ def test_members_of_a_mixture_may_know_different_classes(variables):
     held = (variables["linear"], {"params": jnp.ones((INPUTS.shape[-1], 7))})
     logits = both.apply(held, INPUTS)[0].logits
     assert [z.shape[-1] for z in logits] == [3, 7]
-    with pytest.raises(ValueError, match="shapes must be equal"):
+    with pytest.raises(ValueError, match=r"of one shape.*combine=None leaves them"):
         teachers.mixture((LINEAR, wide)).apply(held, INPUTS)
 
 
@@ -63,8 +63,12 @@ def test_members_of_a_mixture_may_know_different_classes(variables):
 def test_wrong_variables_are_refused(members, held, match):
     with pytest.raises(ValueError, match=match):
         teachers.mixture(members).apply(held, INPUTS)
-    with pytest.raises(ValueError, match="at least one member"):
-        teachers.mixture([])
+    for none in ([], LINEAR):
+        with pytest.raises(ValueError, match="at least one member"):
+            teachers.mixture(none)
+    for make in (teachers.mixture, lambda m, c: teachers.ensemble(m[0], 2, c)):
+        with pytest.raises(ValueError, match=r"combine must be a function .*'mean'"):
+            make([LINEAR], "mean")
 
 
 def test_a_viewed_teacher_sees_its_view(variables):

@@ -18,7 +18,7 @@ _STREAM = zlib.crc32(b"kdjax.views")
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """What `pipeline` returns; equal ones share a compiled program.
+    """What `pipeline` returns; those of the same augmentations share a program.
 
     Attributes:
       mean: of each channel, in [0, 1] units.
@@ -53,7 +53,7 @@ class Pipeline:
 
 @dataclasses.dataclass(frozen=True)
 class Views(Pipeline):
-    """What `views` returns; equal ones share a compiled program.
+    """What `views` returns; those of the same augmentations share a program.
 
     Attributes:
       mean: of each channel, in [0, 1] units.
@@ -71,7 +71,8 @@ class Views(Pipeline):
                 f"views: the batch lacks {sorted(missing)}; make it by Batches(..., "
                 "views=K), or use pipeline(...) for evaluation"
             )
-        # The implementation is named: a default that the user sets changes no view.
+        # The implementation is named: a default that the user sets changes no view. Two
+        # other settings of JAX do; `about` tells them.
         base = jax.random.key(self.seed, impl="threefry2x32")
         base = jax.random.fold_in(base, _STREAM)
 
@@ -84,8 +85,13 @@ class Views(Pipeline):
 
     @property
     def about(self) -> dict[str, Any]:
-        """Preprocessing, augmentation and its seed in JSON values."""
-        return {**super().about, "augmentation_seed": self.seed}
+        """Preprocessing, augmentation, its seed, and JAX's settings for drawing."""
+        return {
+            **super().about,
+            "augmentation_seed": self.seed,
+            "jax_enable_x64": _setting("jax_enable_x64"),
+            "jax_threefry_partitionable": _setting("jax_threefry_partitionable"),
+        }
 
 
 def pipeline(
@@ -122,7 +128,8 @@ def views(
 
     What is drawn is a pure function of the seed, the example's `"index"` and the number
     of the `"view"`: neither the step, nor the batch or the place in it matters. So what
-    a teacher said of a view can be stored, and a student be shown that very view.
+    a teacher said of a view can be stored, and a student be shown that very view, as
+    long as `jax_enable_x64` and `jax_threefry_partitionable` are set alike.
 
     Args:
       statistics: as in `pipeline`.
@@ -159,6 +166,10 @@ def _moments(
         statistics = statistics.mean, statistics.std
     mean, std = (np.asarray(value).tolist() for value in statistics)
     return tuple(mean), tuple(std)
+
+
+def _setting(name: str) -> bool:
+    return bool(getattr(jax.config, name))
 
 
 def _named(augmentation: Any) -> str:

@@ -1,7 +1,8 @@
 """Teachers are networks: wrap one and get a network back.
 
 A teacher's variables are an argument beside the student's state, never inside it.
-Nothing here cuts the gradient but `frozen`: students that teach each other need it.
+No gradient is cut but by `frozen` and where a docstring says so: students that teach
+each other need it.
 
 Many teachers, weighed by what they say of each example::
 

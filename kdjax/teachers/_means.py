@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from kdjax import checks
@@ -22,14 +23,15 @@ def usable(logits: Logits) -> Array:
       logits: `[teachers, ..., classes]`, or a sequence of `[..., classes]`.
 
     Returns:
-      `[teachers]` booleans: no NaN and no +inf. (−inf says "never", and is legal.)
+      `[teachers]` booleans: no NaN, no +inf, no example without a class. (−inf says
+      "never" of a class, and is legal.)
 
     >>> usable(jnp.array([[[0.0, 1.0]], [[jnp.nan, 1.0]]]))
     Array([ True, False], dtype=bool)
     """
     stacked = stacked_logits("usable", logits)
-    bad = jnp.isnan(stacked) | (stacked == jnp.inf)
-    return ~bad.any(axis=tuple(range(1, stacked.ndim)))
+    peaks = stacked.max(axis=-1)  # NaN if one of the classes is
+    return jnp.isfinite(peaks).all(axis=tuple(range(1, peaks.ndim)))
 
 
 def dropped(logits: Logits) -> Array:
@@ -68,8 +70,9 @@ def mean_logits(logits: Logits, weights: Any = None) -> Array:
     Array([[2., 1.]], dtype=float32)
     """
     stacked, share, left = _weighted("mean_logits", logits, weights)
-    # a weight of 0 times a logit of -inf would be NaN
-    mean = (jnp.where(share > 0, stacked, 0) * share).sum(axis=0)
+    # A weight of 0 times a logit of -inf would be NaN.
+    silent = (share == 0) & (stacked == -jnp.inf)
+    mean = (jnp.where(silent, 0, stacked) * share).sum(axis=0)
     return jnp.where(left, mean, jnp.nan)
 
 
@@ -144,7 +147,13 @@ def _weighted(
     stacked = stacked_logits(function, logits)
     stacked, kept = cleaned(stacked)
     shape = stacked.shape[:-1]
-    weights = jnp.ones(shape[:1]) if weights is None else jnp.asarray(weights)
+    if weights is None:
+        weights = np.ones(shape[:1])
+    if not isinstance(weights, jax.core.Tracer):
+        least = np.asarray(weights).min(initial=0)
+        if least < 0:
+            raise ValueError(f"{function}: weights must be >= 0, got {least:g}")
+    weights = jnp.asarray(weights)
     if weights.shape not in (shape[:1], shape):
         raise ValueError(
             f"{function}: weights must be [teachers] or [teachers, ...] as the logits: "

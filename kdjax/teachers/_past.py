@@ -1,16 +1,17 @@
 """A student's own past as its teacher."""
 
 import dataclasses
+import operator
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kdjax import checks, trees
 from kdjax.base import PyTree, Variables
-from kdjax.checkpoint import CheckpointError, Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +36,10 @@ class Past:
 def ema(decay: float = 0.999, *, warmup: bool = True) -> Past:
     """Keep the exponential moving average of all variables: the mean teacher.
 
-    `m ← d·m + (1 − d)·v` after every step, with `d = min(decay, (1 + step) / (10 +
-    step))`, so that the random start is soon forgotten. What is not floating is copied.
-    The teacher's network is the student's own.
+    `m ← d·m + (1 − d)·v` after every step that is not skipped, with `d = min(decay,
+    (1 + step) / (10 + step))`, so that the random start is soon forgotten. What is not
+    floating is copied. The average of half-precision variables is float32: theirs would
+    lose the small steps. The teacher's network is the student's own.
 
     Args:
       decay: in [0, 1].
@@ -62,19 +64,31 @@ def ema(decay: float = 0.999, *, warmup: bool = True) -> Past:
         rate = jnp.minimum(decay, (1 + step) / (10 + step)) if warmup else decay
 
         def blend(old: Any, new: Any) -> Any:
-            if not jnp.issubdtype(jnp.result_type(new), jnp.inexact):
+            if not _averaged(new):
                 return new
             return old + (1 - jnp.asarray(rate, old.dtype)) * (new - old)
 
         return jax.tree.map(blend, held, variables)
 
-    return Past(lambda variables: variables, update, lambda held: held)
+    return Past(lambda held: jax.tree.map(_widened, held), update, lambda held: held)
+
+
+def _averaged(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def _widened(leaf: Any) -> Any:
+    if not _averaged(leaf):
+        return leaf
+    kind = jnp.result_type(leaf)
+    return jnp.asarray(leaf, jnp.promote_types(kind, jnp.float32))
 
 
 def snapshots(size: int, *, every: int) -> Past:
     """Keep the variables of the last `size` multiples of `every` steps, stacked.
 
-    They are one ring; the newest overwrites the oldest. The first snapshot fills all
+    They are one ring; the newest overwrites the oldest. A step that is skipped, because
+    something in it was not finite, takes none. The first snapshot fills all
     places, and before it they hold the variables at the start: give the objective a
     weight of 0 until then.
     The teacher's network is `ensemble(student, size)`, also for a size of 1.
@@ -100,6 +114,7 @@ def snapshots(size: int, *, every: int) -> Past:
     {'params': Array([4., 3.], dtype=float32)}
     """
     checks.positive("snapshots", size=size, every=every)
+    size, every = operator.index(size), operator.index(every)
 
     def init(variables: Variables) -> PyTree:
         return {"ring": trees.stack([variables] * size), "taken": jnp.zeros((), int)}
@@ -152,7 +167,11 @@ def from_checkpoints(
         teacher = teachers.ensemble(student, len(steps))
         state, metrics = step(state, several, batch)
     """
-    wanted = [steps] if isinstance(steps, int) else list(steps)
+    # Only here: orbax takes long to import, and a past of one's own needs none of it.
+    from kdjax.checkpoint import Checkpoints
+
+    one = np.ndim(steps) == 0
+    wanted = [operator.index(step) for step in np.atleast_1d(np.asarray(steps))]
     if not Path(directory).is_dir():
         raise ValueError(f"from_checkpoints: there is no directory {directory}")
     with Checkpoints(directory, keep=10**9) as checkpoints:
@@ -163,10 +182,12 @@ def from_checkpoints(
                 f"{known or 'none'}; save them with Checkpoints(keep_steps=...)"
             )
         found = [_variables(checkpoints, like, step) for step in wanted]
-    return found[0] if isinstance(steps, int) else trees.stack(found)
+    return found[0] if one else trees.stack(found)
 
 
-def _variables(checkpoints: Checkpoints, like: Any, step: int) -> Variables:
+def _variables(checkpoints: Any, like: Any, step: int) -> Variables:
+    from kdjax.checkpoint import CheckpointError
+
     restored = checkpoints.restore(like, step=step)
     if restored is None:
         raise CheckpointError(

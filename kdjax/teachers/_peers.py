@@ -44,14 +44,14 @@ def each_other(logits: Logits, loss: Loss) -> Array:
     """
     stacked = stacked_logits("each_other", logits)
     number = len(stacked)
-    pairs = (number, *stacked.shape)
-    own = jnp.broadcast_to(stacked[:, None], pairs)
-    others = jnp.broadcast_to(jax.lax.stop_gradient(stacked)[None], pairs)
-    between = loss(own, others)
-    self_pair = np.eye(number, dtype=bool).reshape(
-        number, number, *[1] * (between.ndim - 2)
-    )
-    return jnp.where(self_pair, 0, between).sum(axis=1) / max(number - 1, 1)
+    if number == 1:
+        return jnp.zeros(stacked.shape[:-1], stacked.dtype)
+    # [students, students - 1]: at equality with itself a loss may have no slope.
+    places = np.arange(number)
+    others = np.array([np.delete(places, place) for place in places])
+    taught_by = jax.lax.stop_gradient(stacked)[others]
+    own = jnp.broadcast_to(stacked[:, None], taught_by.shape)
+    return loss(own, taught_by).mean(axis=1)
 
 
 def own_classes(
@@ -91,6 +91,7 @@ def own_classes(
     Array([0.], dtype=float32)
     """
     checks.logits("own_classes", student_logits=student_logits)
+    classes = [np.asarray(own).tolist() for own in classes]
     _check_classes(student_logits, teacher_logits, classes)
     total, count = jnp.zeros(student_logits.shape[:-1]), jnp.zeros(())
     for known, own in zip(teacher_logits, classes, strict=True):
@@ -106,7 +107,7 @@ def _check_classes(
     teacher_logits: Sequence[Array],
     classes: Sequence[Sequence[int]],
 ) -> None:
-    if len(teacher_logits) != len(classes) or not classes:
+    if len(teacher_logits) != len(classes) or not len(classes):
         raise ValueError(
             "own_classes: needs the classes of each of one or more teachers, got "
             f"{len(teacher_logits)} teachers and {len(classes)} lists of classes"
@@ -135,7 +136,7 @@ def cascade(
       student_logits: `[batch, ..., classes]`, of the small model.
       teacher_logits: the same of the large one.
       threshold: in [0, 1]; the teacher is asked where the student's largest probability
-        is less.
+        is less, or no number.
 
     Returns:
       Logits `[batch, ..., classes]`, and where the teacher is asked, booleans
@@ -153,5 +154,5 @@ def cascade(
     logits = {"student_logits": student_logits, "teacher_logits": teacher_logits}
     checks.logits("cascade", **logits)
     checks.fraction("cascade", threshold=threshold)
-    asked = jax.nn.softmax(student_logits).max(-1) < threshold
+    asked = ~(jax.nn.softmax(student_logits).max(-1) >= threshold)
     return jnp.where(asked[..., None], teacher_logits, student_logits), asked

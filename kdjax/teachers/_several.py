@@ -38,8 +38,9 @@ def ensemble(
 
     Returns:
       A network whose features keep the leading axis `[teachers, batch, ...]`; where
-      logits are combined, the feature `dropped_teachers` counts those left out. One key
-      as `rngs` is split among the members. In training every member updates its own
+      logits are combined, the feature `dropped_teachers` counts what is not `usable`,
+      which the means leave out. One key as `rngs` is split among the members. In
+      training every member updates its own
       statistics; gradients reach all members unless the network is `frozen`.
 
     Raises:
@@ -53,6 +54,7 @@ def ensemble(
     (5, 2)
     """
     checks.positive("ensemble", size=size)
+    _check_combine("ensemble", combine)
     plans.over(jax.numpy.sum, plan)  # an unknown plan is refused at once
 
     def init(key: Array, inputs: Any) -> Variables:
@@ -97,7 +99,8 @@ def mixture(
     Returns:
       A network whose features are called `name/feature`, with the place in the
       sequence where members have no name; where logits are combined, the feature
-      `dropped_teachers` counts those left out. Every member has a key of its own.
+      `dropped_teachers` counts what is not `usable`, which the means leave out. Every
+      member has a key of its own.
 
     Raises:
       ValueError: if there is no member; when applied, if the variables are not one for
@@ -112,12 +115,8 @@ def mixture(
     >>> both.apply(variables, jax.numpy.ones((5, 4)))[0].logits.shape
     (5, 2)
     """
-    if not members:
-        raise ValueError("mixture: needs at least one member, got none")
-    named = isinstance(members, Mapping)
-    networks: dict[Any, Network] = dict(
-        members.items() if isinstance(members, Mapping) else enumerate(members)
-    )
+    networks, named = _by_name(members), isinstance(members, Mapping)
+    _check_combine("mixture", combine)
 
     def together(each: dict[Any, Any]) -> PyTree:
         return each if named else tuple(each.values())
@@ -143,6 +142,7 @@ def mixture(
             for feature, value in outputs.features.items()
         }
         logits = tuple(outputs.logits for outputs in said.values())
+        _check_alike(dict(zip(networks, logits, strict=True)), combine)
         return _joined(logits, features, combine), together(updated)
 
     return Network(init, apply)
@@ -152,6 +152,7 @@ def drawn(network: Network, size: int) -> Network:
     """Return one of `size` teachers of one architecture, drawn anew at every step.
 
     Only the one that is drawn is evaluated, so that many teachers cost as much as one.
+    Where it says NaN, the train step skips the batch.
 
     Args:
       network: the architecture of every teacher.
@@ -201,6 +202,33 @@ def _joined(logits: Any, features: dict[str, Any], combine: Combine | None) -> O
     return Outputs(combine(logits), {**features, **left_out})
 
 
+def _by_name(members: Any) -> dict[Any, Network]:
+    if not isinstance(members, Sequence | Mapping) or not members:
+        found = "none" if isinstance(members, Sequence | Mapping) else repr(members)
+        raise ValueError(
+            "mixture: needs at least one member, networks in a sequence or by name, "
+            f"got {found}"
+        )
+    return dict(members if isinstance(members, Mapping) else enumerate(members))
+
+
+def _check_combine(function: str, combine: Any) -> None:
+    if combine is not None and not callable(combine):
+        raise ValueError(
+            f"{function}: combine must be a function such as mean_probabilities, or "
+            f"None, got {combine!r}"
+        )
+
+
+def _check_alike(logits: dict[Any, Any], combine: Combine | None) -> None:
+    shapes = {name: list(jax.numpy.shape(one)) for name, one in logits.items()}
+    if combine is not None and len({tuple(shape) for shape in shapes.values()}) > 1:
+        raise ValueError(
+            f"mixture: members to combine must have logits of one shape, got {shapes}; "
+            "combine=None leaves them apart, for own_classes for instance"
+        )
+
+
 def _check_members(function: str, variables: Variables, size: int) -> None:
     def differs(_: str, leaf: Any) -> bool:
         return jax.numpy.shape(leaf)[:1] != (size,)
@@ -224,5 +252,6 @@ def _check_mixed(variables: Any, names: list[Any], named: bool) -> None:
     wanted = f"a dict with {names}" if named else f"a tuple of {len(names)}"
     found = sorted(variables) if isinstance(variables, Mapping) else type(variables)
     raise ValueError(
-        f"mixture: the variables must be {wanted}, one for each member; got {found}"
+        f"mixture: the variables must be {wanted}, one for each member; got {found} "
+        "(a train step with past= gives a tuple: the given ones, the past)"
     )

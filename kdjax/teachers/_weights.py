@@ -1,7 +1,7 @@
 """How much each of several teachers counts: weights for the means.
 
-Each returns weights that sum to 1 over the teachers, and 0 for one that is not
-`usable`; `mean_probabilities(logits, weights)` takes them.
+Each returns weights that sum to 1 over the teachers that are `usable`, and 0 for the
+others; `mean_probabilities(logits, weights)` takes them.
 """
 
 from typing import Any
@@ -54,7 +54,8 @@ def confidence_weights(logits: Logits, labels: Array) -> Array:
     Args:
       logits: `[teachers, batch, ..., classes]`, or a sequence of `[batch, ...,
         classes]`.
-      labels: `[batch, ...]`, integer class numbers y.
+      labels: `[batch, ...]`, integer class numbers y; where one is no class all
+        teachers are equally near.
 
     Returns:
       `[teachers, batch, ...]`.
@@ -81,7 +82,8 @@ def best_weights(logits: Logits, labels: Array) -> Array:
     Args:
       logits: `[teachers, batch, ..., classes]`, or a sequence of `[batch, ...,
         classes]`.
-      labels: `[batch, ...]`, integer class numbers.
+      labels: `[batch, ...]`, integer class numbers; where one is no class all teachers
+        are equally near.
 
     Returns:
       `[teachers, batch, ...]`.
@@ -100,24 +102,29 @@ def best_weights(logits: Logits, labels: Array) -> Array:
     return jnp.where(kept, chosen, 0)
 
 
-def random_weights(key: Array, teachers: int) -> Array:
-    """Return 1 for one teacher drawn at random, else 0.
+def random_weights(key: Array, logits: Logits) -> Array:
+    """Return 1 for one usable teacher drawn at random, else 0.
 
     `drawn` runs only the teacher that it draws, a new one every step; these weights are
     for teachers that have all said something already.
 
     Args:
       key: a random key.
-      teachers: number of teachers.
+      logits: `[teachers, ..., classes]`, or a sequence of `[..., classes]`.
 
     Returns:
       `[teachers]`.
 
-    >>> float(random_weights(jax.random.key(0), 3).sum())
+    Raises:
+      ValueError: if the logits are not floating or lack the leading axis.
+
+    >>> float(random_weights(jax.random.key(0), jnp.zeros((3, 2, 4))).sum())
     1.0
     """
-    checks.positive("random_weights", teachers=teachers)
-    return jax.nn.one_hot(jax.random.randint(key, (), 0, teachers), teachers)
+    stacked, kept = cleaned(stacked_logits("random_weights", logits))
+    kept = kept.reshape(-1)
+    which = jax.random.categorical(key, jnp.where(kept, 0.0, -jnp.inf))
+    return jnp.where(kept, jax.nn.one_hot(which, len(kept), dtype=stacked.dtype), 0)
 
 
 def gradient_weights(
@@ -157,9 +164,11 @@ def gradient_weights(
     0.5
     """
     checks.positive("gradient_weights", temperature=temperature, most=most)
+    checks.fraction("gradient_weights", most=most)
     stacked, kept = cleaned(stacked_logits("gradient_weights", logits))
     checks.logits("gradient_weights", student_logits=student_logits, logits=stacked[0])
-    student, stacked = jax.lax.stop_gradient((student_logits[None], stacked))
+    wide = student_logits[None].astype(stacked.dtype)
+    student, stacked = jax.lax.stop_gradient((wide, stacked))
     q, p = (jax.nn.softmax(z / temperature) for z in (student, stacked))
     gradients = (temperature * (q - p)).reshape(len(stacked), -1)
     gram = jnp.matmul(gradients, gradients.T, precision="highest")
@@ -191,9 +200,12 @@ def _cross_entropy(function: str, logits: Logits, labels: Array) -> tuple[Array,
     labels = jnp.asarray(labels)
     checks.labels(function, labels, stacked[0])
     log_p = jax.nn.log_softmax(stacked)
-    at = jnp.broadcast_to(labels[None, ..., None], (*log_p.shape[:-1], 1))
+    known = (labels >= 0) & (labels < log_p.shape[-1])
+    at = jnp.where(known, labels, 0)[None, ..., None]
+    at = jnp.broadcast_to(at, (*log_p.shape[:-1], 1))
     error = -jnp.take_along_axis(log_p, at, axis=-1)[..., 0]
-    return jnp.minimum(error, 1e30), kept[..., 0]  # a logit of -inf is legal
+    error = jnp.where(known[None], jnp.minimum(error, 1e30), 0)  # −inf is legal
+    return error, kept[..., 0]
 
 
 def _inverted(error: Array, kept: Array) -> Array:

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax.base import Batch, Outputs, Variables
-from kdjax.train.gradients import Select, pick
+from kdjax.base import Batch, Outputs, Select, Variables, pick
 
 Measure = Callable[[Outputs, Any, Batch], dict[str, Any]]
 Evaluate = Callable[..., dict[str, Any]]

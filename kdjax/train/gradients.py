@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from kdjax import objectives
-from kdjax.base import Batch, PyTree
+from kdjax.base import Batch, PyTree, Select, pick
 from kdjax.train.state import TrainState
 
-Select = str | Callable[[Batch], Any]
 # Added to the key of a step: what a teacher draws is not what its student draws.
 _TEACHER = zlib.crc32(b"kdjax.teacher")
 OWN_METRICS = {"step", "loss", "gradient_norm", "skipped", "skipped_in_a_row"}
@@ -28,18 +27,6 @@ class Gradients(NamedTuple):
     loss: Array
     means: dict[str, Array]
     rest: PyTree
-
-
-def pick(batch: Batch, inputs: Select) -> Any:
-    """Return what the networks read of a batch."""
-    if callable(inputs):
-        return inputs(batch)
-    if inputs not in batch:
-        raise ValueError(
-            f"the batch has no field {inputs!r}, only {sorted(batch)}; "
-            "say which one the networks read with inputs="
-        )
-    return batch[inputs]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +54,9 @@ class Task:
         if self.teacher_apply is None:
             return None
         frozen = jax.lax.stop_gradient(teacher_variables)
-        known = inspect.signature(self.teacher_apply).parameters
-        draws = {"rngs": jax.random.fold_in(key, _TEACHER)} if "rngs" in known else {}
+        known = inspect.signature(self.teacher_apply).parameters.values()
+        takes = any(p.name == "rngs" or p.kind == p.VAR_KEYWORD for p in known)
+        draws = {"rngs": jax.random.fold_in(key, _TEACHER)} if takes else {}
         outputs, _ = self.teacher_apply(frozen, pick(batch, self.inputs), **draws)
         return jax.lax.stop_gradient(outputs)
 
@@ -131,13 +119,11 @@ class Task:
         parts_of_batch = _split(batch, parts)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(parts))
 
-        step_key = key
-
         def count(xs: Any) -> dict[str, Array]:
-            key, batch = xs
-            taught = self.teach(teacher, batch, step_key)
+            own_key, part = xs
+            taught = self.teach(teacher, part, key)
             pairs, _ = self.terms(
-                state.params, state.rest, key, state.step, taught, batch
+                state.params, state.rest, own_key, state.step, taught, part
             )
             return {name: count for name, (_, count) in pairs.items()}
 
@@ -145,9 +131,9 @@ class Task:
         counts = {name: count.sum() for name, count in counts.items()}
 
         def add(sums: Gradients, xs: Any) -> Any:
-            key, batch = xs
-            taught = self.teach(teacher, batch, step_key)
-            more = self.gradients(state, sums.rest, key, taught, batch, counts)
+            own_key, part = xs
+            taught = self.teach(teacher, part, key)
+            more = self.gradients(state, sums.rest, own_key, taught, part, counts)
             added = jax.tree.map(jnp.add, sums[:-1], more[:-1])
             return Gradients(added[0], added[1], added[2], more.rest), None
 

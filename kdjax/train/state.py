@@ -83,12 +83,13 @@ def from_variables(
     his (a student that starts from its teacher, say).
 
     Raises:
-      ValueError: if `variables` has no `params`.
+      ValueError: if `variables` has no `params`, or for a `past` that is none.
     """
     if "params" not in variables:
         raise ValueError(
             f"train.from_variables: needs variables['params'], got {sorted(variables)}"
         )
+    check_past("train.from_variables", past)
     copied = jax.tree.map(jnp.array, dict(variables))
     # Copied as well: an optimizer or a past may keep the very arrays it is given, and
     # one buffer cannot be donated twice.
@@ -105,3 +106,12 @@ def from_variables(
         skipped_in_a_row=jnp.zeros((), jnp.int32),
         past=remembered,
     )
+
+
+def check_past(function: str, past: Any) -> None:
+    """Raise unless it is None or a `teachers.Past`."""
+    if past is not None and not isinstance(past, Past):
+        raise ValueError(
+            f"{function}: past must be teachers.ema(...), teachers.snapshots(...) or "
+            f"another teachers.Past, got {past!r}"
+        )

@@ -12,10 +12,10 @@ import optax
 from jax import Array
 
 from kdjax import objectives
-from kdjax.base import Batch, PyTree
+from kdjax.base import Batch, PyTree, Select
 from kdjax.teachers import Past
-from kdjax.train.gradients import Gradients, Select, Task
-from kdjax.train.state import TrainState
+from kdjax.train.gradients import Gradients, Task
+from kdjax.train.state import TrainState, check_past
 
 Metrics = dict[str, Array]
 
@@ -136,8 +136,8 @@ def make_step(
         reads the pair `(given, past)`, as a `teachers.mixture` of two does.
       accumulate: into how many equal parts the batch is cut, one in memory at a time.
         The update equals the whole batch's, masked means included, for networks and
-        learned parts without batch statistics and dropout, and objectives without
-        relations between examples.
+        learned parts without batch statistics and dropout, objectives without
+        relations between examples, and teachers of which none is dropped.
       inputs: the field of the batch that both networks read, or a function of it.
 
     Returns:
@@ -145,9 +145,10 @@ def make_step(
       1), `loss`, every term by name, `gradient_norm`, `skipped`, `skipped_in_a_row`.
 
     Raises:
-      ValueError: at once for `accumulate` < 1; when first traced, if a term is no
-        scalar or is named like one of those metrics, if the batch lacks the field, or
-        if `accumulate` does not divide it.
+      ValueError: at once for `accumulate` < 1 or a `past` that is none; when first
+        traced, if a term is no scalar or is named like one of those metrics, if the
+        batch lacks the field, if `accumulate` does not divide it, or if step and state
+        do not have the same `past`.
 
     Example::
 
@@ -160,6 +161,7 @@ def make_step(
     """
     if accumulate < 1:
         raise ValueError(f"make_step: accumulate must be at least 1, got {accumulate}")
+    check_past("make_step", past)
     task = Task(student_apply, teacher_apply, objective, inputs)
 
     def pure(
@@ -182,6 +184,12 @@ def make_step(
 
 def _with_past(past: Past | None, state: TrainState, teacher: Any) -> Any:
     """Return what the teacher's `apply` is given as its variables."""
+    if (past is None) != (not jax.tree.leaves(state.past)):
+        which = "the step has one, the state none" if past else "only the state has one"
+        raise ValueError(
+            f"past: {which}; give the same to train.init (or from_variables) and to "
+            "make_step"
+        )
     if past is None:
         return teacher
     own = past.read(state.past)

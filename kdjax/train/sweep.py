@@ -1,6 +1,6 @@
 """Many students beside one teacher in one program: a sweep."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -10,8 +10,8 @@ import optax
 from jax import Array
 
 from kdjax import objectives, plans, trees
-from kdjax.base import Batch, Network, PyTree
-from kdjax.train.gradients import Select, Task
+from kdjax.base import Batch, Network, PyTree, Select
+from kdjax.train.gradients import Task
 from kdjax.train.state import TrainState, init
 from kdjax.train.step import Metrics, Step, advance, reasons
 
@@ -41,7 +41,8 @@ def make_sweep_step(
         once for all, with the first member's key.
       make_objective: `make_objective(setting) -> objective` of one member; the
         numbers of its setting are traced: no `if` on them.
-      make_tx: `make_tx(setting) -> optimizer` likewise.
+      make_tx: `make_tx(setting) -> optimizer` likewise; a schedule that looks at its
+        peak, as the warm-up ones of optax do, is made of size 1 and scaled.
       settings: usually `{name: [N] numbers}`; each leaf an array `[N, ...]` or a list.
         For students that differ in seed alone, `{"seed": [0, 1, 2]}` says how many.
         They are constants of the program: other settings compile it anew.
@@ -82,11 +83,12 @@ def make_sweep_step(
         state, metrics = step(state, teacher_variables, batch)
         first, *others = trees.unstack(state)
     """
+    _check_functions(make_objective=make_objective, make_tx=make_tx)
     settings, size = _checked("make_sweep_step", settings)
     plans.over(jnp.sum, plan)  # an unknown plan is refused at once
 
     def task(setting: Any) -> Task:
-        return Task(student_apply, teacher_apply, make_objective(setting), inputs)
+        return Task(student_apply, teacher_apply, _of(make_objective, setting), inputs)
 
     def pure(
         state: TrainState, teacher: Any, batch: Batch
@@ -100,18 +102,45 @@ def make_sweep_step(
             held, setting = given
             key = jax.random.fold_in(held.key, held.step)
             found = task(setting).gradients(held, held.rest, key, taught, batch)
-            return advance(held, make_tx(setting), found)
+            return advance(held, _of(make_tx, setting), found)
 
         state, metrics = plans.over(member, plan, training=True)((state, settings))
         return state, _reported(metrics)
 
     def blame(state: TrainState, teacher: Any, batch: Batch) -> dict[str, str]:
-        for number, (held, setting) in enumerate(trees.unstack((state, settings))):
-            if found := reasons(task(setting), held, teacher, batch):
-                return {n: f"{why} (member {number})" for n, why in found.items()}
-        return {}
+        members = trees.unstack((state, settings))
+        found = (reasons(task(of), held, teacher, batch) for held, of in members)
+        return _first_fault(found)
 
     return Step(pure, blame)
+
+
+def _first_fault(found: Iterable[dict[str, str]]) -> dict[str, str]:
+    for number, faults in enumerate(found):
+        if faults:
+            return {name: f"{why} (member {number})" for name, why in faults.items()}
+    return {}
+
+
+def _of(make: Callable[[Any], Any], setting: Any) -> Any:
+    """Return what a function makes of a setting; say what to do where it cannot."""
+    try:
+        return make(setting)
+    except jax.errors.ConcretizationTypeError as error:
+        raise ValueError(
+            "make_sweep_step: the numbers of a setting are traced, so nothing can be "
+            "decided by them; some optax schedules do. Scale a schedule of size 1: "
+            "optax.chain(optax.scale_by_schedule(of_one), optax.scale(setting['rate']))"
+        ) from error
+
+
+def _check_functions(**functions: Any) -> None:
+    for name, make in functions.items():
+        if not callable(make):
+            raise ValueError(
+                f"make_sweep_step: {name} must be a function of a setting, got "
+                f"{type(make).__name__}"
+            )
 
 
 def _reported(metrics: Metrics) -> Metrics:
@@ -158,7 +187,7 @@ def init_sweep(
 
     def member(given: tuple[Any, Array]) -> TrainState:
         setting, key = given
-        return init(network, make_tx(setting), key, inputs)
+        return init(network, _of(make_tx, setting), key, inputs)
 
     # It runs once: what counts is that one member's program is all there is to compile.
     return plans.over(member, "map")((settings, keys))
@@ -179,9 +208,7 @@ def _checked(function: str, settings: PyTree) -> tuple[PyTree, int]:
             )
         return jnp.asarray(array)
 
-    arrays = jax.tree_util.tree_map_with_path(
-        to_array, settings, is_leaf=lambda x: isinstance(x, list)
-    )
+    arrays = jax.tree_util.tree_map_with_path(to_array, settings, is_leaf=_is_list)
     shapes = {n: x.shape for n, x in trees.select(arrays, lambda *_: True).items()}
     sizes = {(*shape, 0)[0] for shape in shapes.values()}
     if len(sizes) != 1 or sizes == {0}:
@@ -190,6 +217,11 @@ def _checked(function: str, settings: PyTree) -> tuple[PyTree, int]:
             f"got the shapes {shapes}"
         )
     return arrays, sizes.pop()
+
+
+def _is_list(value: Any) -> bool:
+    """Whether it is several numbers, not a tree of settings."""
+    return isinstance(value, list | tuple) and not any(map(np.ndim, value))
 
 
 def _check_state(state: TrainState, size: int) -> None:

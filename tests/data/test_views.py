@@ -126,8 +126,9 @@ def test_equal_views_are_equal_and_say_what_they_are():
             "kdjax.data.augment.random_flip",
         ],
         "augmentation_seed": 5,
+        **(drawing := {"jax_enable_x64": False, "jax_threefry_partitionable": True}),
     }
-    assert {**pipeline.about, "augmentation_seed": 5} == VIEW.about
+    assert {**pipeline.about, "augmentation_seed": 5, **drawing} == VIEW.about
 
 
 @pytest.mark.parametrize(

@@ -187,20 +187,21 @@ def test_parts_of_a_task_are_tasks():
     assert parts == [(0, 1, 2, 3), (4, 5, 6), (7, 8, 9)]
     part = _cross.restricted(task, parts[1])
     assert part.num_classes == 3
-    assert part.name == "digits[4-6]"
+    assert part.name == "digits-4-6"
     kept = np.isin(task.test["label"], parts[1])
     np.testing.assert_array_equal(part.test["image"], task.test["image"][kept])
     np.testing.assert_array_equal(part.test["label"] + 4, task.test["label"][kept])
-    few = _cross.few(task, 25)["labelled"]
+    few = _cross.few(task, 25, seed=0)
     counts = np.bincount(task.train["label"][few])
     assert few.sum() == 25
     assert set(counts) == {2, 3}
+    assert (few != _cross.few(task, 25, seed=1)).any()
 
 
 def test_students_merge_teachers_of_parts(tmp_path):
     result = cross_task.main(at(cross_task, tmp_path / "run"))
     teachers = names(result)[:2]
-    assert teachers == ["teacher of digits[0-4]", "teacher of digits[5-9]"]
+    assert teachers == ["teacher of digits-0-4", "teacher of digits-5-9"]
     students = {row.seeds[0]["sha256"] for row in result.rows[2:]}
     assert len(students) == 6
     with pytest.raises(ValueError, match=r"groups must be from 2 to 5.*got 6"):

@@ -1,5 +1,6 @@
 """A student's own past as its teacher: EMA, snapshots, checkpoints."""
 
+import dataclasses
 import functools
 
 import jax
@@ -79,7 +80,7 @@ def test_the_teacher_is_the_past(name, steps, batch):
     held = jax.tree.map(jnp.array, past.read(state.past))
     plain = train.make_step(apply, teacher.apply, distance, TX)
     same_state = jax.tree.map(jnp.array, state)
-    _, expected = plain(same_state, held, batch)
+    _, expected = plain(dataclasses.replace(same_state, past=()), held, batch)
     _, metrics = steps[name](state, None, batch)
     np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
 
@@ -115,7 +116,8 @@ def test_a_given_teacher_stands_beside_the_past(batch, teacher):
     held = teachers.stack([teacher, jax.tree.map(jnp.array, state.variables)])
     pair = teachers.ensemble(NETWORK, 2, teachers.mean_logits)
     plain = train.make_step(apply, pair.apply, distance, TX)
-    _, expected = plain(jax.tree.map(jnp.array, state), held, batch)
+    same_state = jax.tree.map(jnp.array, state)
+    _, expected = plain(dataclasses.replace(same_state, past=()), held, batch)
     _, metrics = step(state, teacher, batch)
     np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
 
@@ -126,11 +128,33 @@ def test_a_given_teacher_stands_beside_the_past(batch, teacher):
         (lambda: teachers.ema(1.5), r"decay must be in \[0, 1\]"),
         (lambda: teachers.snapshots(0, every=1), "size must be > 0"),
         (lambda: teachers.snapshots(1, every=0), "every must be > 0"),
+        (lambda: start(0.9), r"past must be teachers\.ema.*got 0\.9"),
+        (lambda: train.make_step(apply, apply, distance, TX, past=1), "past must be"),
     ],
 )
 def test_wrong_numbers_are_refused(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_state_and_step_must_agree_on_the_past(steps, batch, teacher):
+    without = train.make_step(apply, apply, distance, TX)
+    with pytest.raises(ValueError, match="past: only the state has one"):
+        without(start(PASTS["ema"][0]), teacher, batch)
+    with pytest.raises(ValueError, match="past: the step has one, the state none"):
+        steps["ema"](start(None), None, batch)
+
+
+def test_the_average_of_half_precision_moves():
+    past = teachers.ema(0.999, warmup=False)
+    held = past.init({"w": jnp.zeros(2, jnp.bfloat16)})
+    one = {"w": jnp.ones(2, jnp.bfloat16)}
+
+    def update(step, held):
+        return past.update(held, one, step)
+
+    held = jax.lax.fori_loop(0, 2000, update, held)
+    np.testing.assert_allclose(held["w"], 1 - 0.999**2000, rtol=1e-3)
 
 
 def test_checkpoints_of_earlier_steps_are_teachers(tmp_path, steps, batch):

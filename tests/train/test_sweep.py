@@ -179,6 +179,19 @@ def test_wrong_settings_are_refused_at_once(changes, message):
         make_sweep(**changes)
 
 
+def test_what_decides_by_a_traced_number_is_told_what_to_do():
+    def peaked(setting):
+        return optax.sgd(
+            optax.warmup_cosine_decay_schedule(0.0, setting["rate"], 2, 10)
+        )
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    with pytest.raises(ValueError, match="Scale a schedule of size 1"):
+        train.init_sweep(NETWORK, peaked, SETTINGS, keys, jnp.zeros((1, INPUTS)))
+    with pytest.raises(ValueError, match="make_tx must be a function of a setting"):
+        train.make_sweep_step(apply, teach, make_objective, optax.sgd(0.1), SETTINGS)
+
+
 def test_keys_and_state_must_be_as_many_as_settings(batch, teacher):
     key = jax.random.split(jax.random.key(0), 3)
     network = Network(NETWORK.init, apply)

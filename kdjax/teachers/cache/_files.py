@@ -107,6 +107,10 @@ class Store:
             if sha256 is not None and digest(rows[shard].tobytes()) != sha256
         ]
 
+    def rows(self, name: str, rows: slice) -> np.ndarray:
+        """Return some rows of a field."""
+        return np.asarray(_rows(self.open(name))[rows])
+
     def put(self, number: int, values: Mapping[str, np.ndarray]) -> None:
         """Write a shard of every field, and then believe it."""
         for name, rows in values.items():

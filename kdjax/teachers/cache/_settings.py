@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -12,9 +12,8 @@ import numpy as np
 from jax import Array
 
 from kdjax import checks, trees
-from kdjax.base import Batch, Outputs
+from kdjax.base import Outputs, Select, pick
 
-Select = str | Callable[[Batch], Any]
 Transform = Callable[[Any, Any], Any]
 
 EPOCH_POLICY = "epoch e, counted from 0, shows every example in view e % views"
@@ -106,14 +105,7 @@ def rows_of(arrays: Mapping[str, Any], rows: np.ndarray, examples: int) -> Any:
 def seen(key: Any, batch: Any, transform: Transform | None, inputs: Select) -> Any:
     """Return what a network reads of a batch."""
     batch = batch if transform is None else transform(key, batch)
-    if callable(inputs):
-        return inputs(batch)
-    if inputs not in batch:
-        raise ValueError(
-            f"cache: the batch has no field {inputs!r}, only {sorted(batch)}; "
-            "say which one the network reads with inputs="
-        )
-    return batch[inputs]
+    return pick(batch, inputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,11 +113,16 @@ class Chosen:
     """Which outputs are stored, and how."""
 
     log_probs: str | int | None
-    features: tuple[str, ...]
+    features: Iterable[str]
     dtype: str
 
     def __post_init__(self) -> None:
         """Check."""
+        if isinstance(self.features, str):
+            raise ValueError(
+                f"cache.write: features must be several names, got {self.features!r}"
+            )
+        object.__setattr__(self, "features", tuple(self.features))
         k = self.log_probs
         is_number = isinstance(k, int) and not isinstance(k, bool) and k > 0
         if k not in ("full", None) and not is_number:

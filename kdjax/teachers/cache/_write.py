@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,11 @@ import jax
 import numpy as np
 
 from kdjax import checks, trees
-from kdjax.base import Network, Variables
+from kdjax.base import Network, Select, Variables
 from kdjax.teachers.cache import _files
 from kdjax.teachers.cache._read import Cache, read
 from kdjax.teachers.cache._settings import (
     Chosen,
-    Select,
     Transform,
     as_json,
     describe,
@@ -24,6 +23,7 @@ from kdjax.teachers.cache._settings import (
 )
 
 _STATIC = ("transform", "inputs", "chosen")
+_ASKED_AGAIN = 32  # rows of a cache that is there already
 
 
 def write(
@@ -76,7 +76,8 @@ def write(
 
     Raises:
       ValueError: if a setting is out of range, if the directory holds a cache of other
-        settings, or if the teacher says something that is not finite in `dtype`.
+        settings or of another network, or if the teacher says something that is not
+        finite in `dtype`.
       Damaged: if the manifest of an existing cache was edited.
       RuntimeError: if another process is writing there.
 
@@ -91,25 +92,25 @@ def write(
     >>> directory.cleanup()
     """
     checks.positive("cache.write", batch_size=batch_size, shard_rows=shard_rows)
-    directory, chosen = Path(directory), Chosen(log_probs, tuple(features), dtype)
+    directory, chosen = Path(directory), Chosen(log_probs, features, dtype)
     known = {
         "teacher": trees.fingerprint(variables),
         **describe(arrays, transform=transform, views=views, inputs=inputs),
         **dataclasses.asdict(chosen),
     }
-    full, examples = _joined(about, known), known["examples"]
-    fixed = {"transform": transform, "inputs": inputs, "chosen": chosen}
-    said = functools.partial(_said, network.apply, **fixed)
+    full = _joined(about, known)
+    given = {"transform": transform, "inputs": inputs, "chosen": chosen}
+    said = functools.partial(_said, network.apply, **given)
+    ask = functools.partial(_ask, said, variables, arrays, batch_size=batch_size)
     with _files.alone(directory):
-        store = _files.load(directory)
-        if store is None:
-            first = rows_of(arrays, np.zeros(batch_size, int), examples)
-            shapes = jax.eval_shape(said, variables, first)
-            store = _fresh(directory, full, shard_rows, batch_size, shapes)
+        one = rows_of(arrays, np.zeros(batch_size, int), known["examples"])
+        shapes = jax.eval_shape(said, variables, one)
+        store = _files.load(directory) or _fresh(directory, full, shard_rows, shapes)
         _check_same(store, full, shard_rows)
-        for number in _missing(store, say):
-            shard = store.shards[number]
-            store.put(number, _ask(said, variables, arrays, shard, batch_size))
+        missing = _missing(store, say)
+        _check_network(store, missing, ask)
+        for number in missing:
+            store.put(number, ask(shard := store.shards[number]))
             if say:
                 say(f"cache.write: {shard.stop} of {store.shards[-1].stop} rows")
     return read(directory, full, verify=False)
@@ -126,7 +127,14 @@ def _said(
     chosen: Chosen,
 ) -> dict[str, jax.Array]:
     outputs, _ = apply(variables, seen(jax.random.key(0), batch, transform, inputs))
-    return chosen.fields(outputs)
+    fields, rows = chosen.fields(outputs), len(batch["index"])
+    for name, array in fields.items():
+        if array.shape[:1] != (rows,):
+            raise ValueError(
+                f"cache.write: {name} must be [batch, ...] with a batch of {rows}, got "
+                f"{list(array.shape)}"
+            )
+    return fields
 
 
 def _joined(about: Mapping[str, Any], known: dict[str, Any]) -> dict[str, Any]:
@@ -142,22 +150,13 @@ def _joined(about: Mapping[str, Any], known: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fresh(
-    directory: Path,
-    about: dict[str, Any],
-    shard_rows: int,
-    batch_size: int,
-    shapes: dict[str, Any],
+    directory: Path, about: dict[str, Any], shard_rows: int, shapes: dict[str, Any]
 ) -> _files.Store:
     """Return a store without a shard, and save that."""
     views, examples = about["views"], about["examples"]
     shards = -(-views * examples // shard_rows)
     fields = {}
     for name, array in sorted(shapes.items()):
-        if array.shape[:1] != (batch_size,):
-            raise ValueError(
-                f"cache.write: {name} must be [batch, ...] with a batch of "
-                f"{batch_size}, got {list(array.shape)}"
-            )
         shape = [views, examples, *array.shape[1:]]
         fields[name] = _files.Field(array.dtype.name, shape, [None] * shards)
     store = _files.Store(directory, about, shard_rows, fields)
@@ -174,6 +173,25 @@ def _check_same(store: _files.Store, about: dict[str, Any], shard_rows: int) -> 
             + trees.differences(saved=saved, given=given)
             + "\nChoose another directory, or delete this one."
         )
+
+
+def _check_network(
+    store: _files.Store, missing: Sequence[int], ask: Callable[[slice], Any]
+) -> None:
+    """Raise if the network does not say what it said: variables are not all of it."""
+    sound = [shard for k, shard in enumerate(store.shards) if k not in missing]
+    if not sound:
+        return
+    rows = slice(sound[0].start, min(sound[0].stop, sound[0].start + _ASKED_AGAIN))
+    for name, now in ask(rows).items():
+        then = store.rows(name, rows)
+        # Numbers of classes may change places where two are as likely.
+        if now.dtype.kind == "f" and not np.allclose(now, then, rtol=1e-2, atol=1e-2):
+            raise ValueError(
+                f"cache.write: {store.directory} holds what another network with these "
+                f"variables said: {name} differs by {np.abs(now - then).max():.3g}. "
+                "Choose another directory, or delete this one."
+            )
 
 
 def _missing(store: _files.Store, say: Callable[[str], None] | None) -> list[int]:
