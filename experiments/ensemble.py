@@ -5,7 +5,7 @@ equal budgets the same student learns from labels alone, from one of them, and f
 joined by mean probabilities (Hinton et al. 2015, https://arxiv.org/abs/1503.02531), by
 weights (CA-MKD, Zhang et al. 2022, https://arxiv.org/abs/2201.00007) and other rules.
 
-python -m experiments.ensemble             # digits, 2 minutes on two cores
+python -m experiments.ensemble             # digits, 3 minutes on two cores
 python -m experiments.ensemble --teachers 5 --rules probabilities confidence
 python -m experiments.ensemble --smoke     # seconds
 python -m experiments.ensemble --dataset cifar100 --augment crop flip --optimizer sgd

@@ -6,7 +6,7 @@ ONE (Lan et al. 2018, https://arxiv.org/abs/1806.04606) a learned gate joins the
 ensemble, which teaches them all. Rows are the first of them, which is what is used in
 the end; all of them together are measured beside.
 
-python -m experiments.mutual             # digits, 1 minute on two cores
+python -m experiments.mutual             # digits, half a minute on two cores
 python -m experiments.mutual --students 4 --seeds 10
 python -m experiments.mutual --smoke     # seconds
 python -m experiments.mutual --dataset cifar100 --augment crop flip

@@ -6,7 +6,7 @@ what it said an epoch ago (PS-KD, 2021, https://arxiv.org/abs/2006.12000); or it
 last stage for earlier ones (BYOT, 2019, https://arxiv.org/abs/1905.08094); or a teacher
 made by hand (Tf-KD, 2020, https://arxiv.org/abs/1909.11723). Equal steps for all.
 
-python -m experiments.self_distill                  # digits, 2 minutes on two cores
+python -m experiments.self_distill                  # digits, 1 minute on two cores
 python -m experiments.self_distill --source ema --seeds 20
 python -m experiments.self_distill --smoke          # seconds
 python -m experiments.self_distill --dataset cifar100 --augment crop flip

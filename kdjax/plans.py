@@ -68,11 +68,10 @@ def choose(fn: Callable[[Any], Any], member: Any, training: bool = False) -> Pla
     found = set(_primitives(jax.make_jaxpr(fn)(member).jaxpr))
     # Convolutions with a kernel for each member are slow grouped ones on a CPU, and the
     # gradient of a convolution is slower still inside a loop.
-    if training and found & _CONVOLUTIONS:
-        return "unroll"
-    # A loop over members inside of theirs keeps each product whole and in the cache;
-    # batched products inside a loop are many small ones.
-    if found & (_CONVOLUTIONS | _LOOPS):
+    if found & _CONVOLUTIONS:
+        return "unroll" if training else "map"
+    # What a loop keeps for its gradient, of all members at once, leaves the cache.
+    if training and found & _LOOPS:
         return "map"
     return "vmap"
 

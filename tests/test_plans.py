@@ -61,7 +61,7 @@ def test_every_plan_gives_the_same(members, plan):
     ("fn", "evaluating", "training"),
     [
         (dense, "vmap", "vmap"),
-        (recurrent, "map", "map"),
+        (recurrent, "vmap", "map"),
         (convolve, "map", "unroll"),
     ],
 )

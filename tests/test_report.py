@@ -194,3 +194,9 @@ def test_gains_are_a_column_measured_from_the_baseline(comparison):
 def test_the_comparison_is_drawn(comparison, tmp_path):
     report.plot_comparison(tmp_path / "all.png", comparison)
     assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_gain_of_nothing_has_no_minus():
+    gain = report.Gain("a", "b", -1e-9, -1e-3, 1e-9)
+    assert "same seed: +0.00 points" in gain.sentence()
+    assert "[-0.10, +0.00]" in gain.sentence()

@@ -71,17 +71,22 @@ class Gain:
     def sentence(self) -> str:
         """Say it in one sentence, also where it is no gain."""
         text = (
-            f"{self.better} − {self.than}, same seed: {100 * self.mean:+.2f} points of "
+            f"{self.better} − {self.than}, same seed: {_points(self.mean)} points of "
             "test accuracy"
         )
         if self.low is None or self.high is None:
             return f"{text}; one seed gives no interval: run more with --seeds."
-        text += f", 95 % interval [{100 * self.low:+.2f}, {100 * self.high:+.2f}]"
+        text += f", 95 % interval [{_points(self.low)}, {_points(self.high)}]"
         if self.low > 0:
             return f"{text}: it helps."
         if self.high < 0:
             return f"{text}: it HURTS here."
         return f"{text}: no gain is shown, the interval holds 0."
+
+
+def _points(difference: float) -> str:
+    """Return it in points with its sign, but zero without a minus."""
+    return f"{round(100 * difference, 2) + 0.0:+.2f}"
 
 
 def paired_gain(better: Row, than: Row) -> Gain:
@@ -163,7 +168,7 @@ class Result:
         if row is than:
             return ""
         gain = paired_gain(row, than)
-        text = f"{100 * gain.mean:+.2f}"
+        text = _points(gain.mean)
         if gain.high is not None:
             text += f" ± {100 * (gain.high - gain.mean):.2f}"
         return text
