@@ -75,6 +75,10 @@ class _Signals:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask)
 
+    def rest(self) -> None:
+        """Let Ctrl-C be too late, when all is done: it would break into the exit."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def _ask(self, number: int, _: Any) -> None:
         insists = self.asked is not None
         self.asked = self.asked or number
@@ -132,6 +136,7 @@ def cli(main: Callable[[Any], Any], config: Any, smoke: Any) -> NoReturn:
         if parsed.run.traceback or not _meant_for_the_user(error):
             raise
         _leave(2, f"{error}")
+    signals.rest()
     sys.exit(0)
 
 

@@ -30,10 +30,13 @@ def num_examples(function: str, arrays: PyTree, batch_size: int) -> int:
     return next(iter(lengths.values()))
 
 
-def views(
-    arrays: PyTree, num_examples: int, count: int | None, beside: dict[str, Any]
-) -> None:
+def views(arrays: PyTree, num_examples: int, count: int | None, beside: Any) -> None:
     """Raise unless `beside` and the new fields fit the arrays of `Batches`."""
+    if not isinstance(beside, Mapping):
+        raise ValueError(
+            "Batches: beside must be a dict of arrays, such as the .arrays of a cache; "
+            f"got {type(beside).__name__}"
+        )
     if count is None and not beside:
         return
     if count is None or count < 1:

@@ -77,8 +77,9 @@ class Batches:
         self.num_examples = _checks.num_examples("Batches", arrays, batch_size)
         if not 0 <= seed < 2**32:
             raise ValueError(f"Batches: seed must be in [0, 2**32), got {seed}")
-        beside = dict(beside or {})
+        beside = {} if beside is None else beside
         _checks.views(arrays, self.num_examples, views, beside)
+        beside = dict(beside)
         self.batch_size = batch_size
         self.seed = seed
         self._views = views

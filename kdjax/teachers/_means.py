@@ -95,7 +95,8 @@ def mean_probabilities(
       temperature: T > 0.
 
     Returns:
-      `[batch, ..., classes]`; log-probabilities at T = 1.
+      `[batch, ..., classes]`; log-probabilities at T = 1. A weight of exactly 0 gets no
+      gradient.
 
     Raises:
       ValueError: if the logits are not floating or lack the leading axis, the weights

@@ -114,7 +114,9 @@ def snapshots(size: int, *, every: int) -> Past:
     {'params': Array([4., 3.], dtype=float32)}
     """
     checks.positive("snapshots", size=size, every=every)
-    size, every = operator.index(size), operator.index(every)
+    for name, number in (("size", size), ("every", every)):
+        if not isinstance(number, int | np.integer):
+            raise ValueError(f"snapshots: {name} must be an integer, got {number!r}")
 
     def init(variables: Variables) -> PyTree:
         return {"ring": trees.stack([variables] * size), "taken": jnp.zeros((), int)}

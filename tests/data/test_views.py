@@ -136,6 +136,7 @@ def test_equal_views_are_equal_and_say_what_they_are():
     [
         ({"views": 0}, "views must be >= 1, got 0"),
         ({"views": None}, "got None, for beside holds a row for each view"),
+        ({"beside": object()}, "beside must be a dict of arrays.*got object"),
         ({"views": 2}, r"\[2, 10, ...\], got 'teacher/features/a' = \[3, 10, 1, 1\]"),
         ({"beside": {"label": BESIDE["teacher/log_probs"]}}, r"got \['label'\] twice"),
         ({"beside": {"view": BESIDE["teacher/log_probs"]}}, r"got \['view'\] twice"),

@@ -73,7 +73,8 @@ def command(monkeypatch, capsys, tmp_path, environment):
     """`command(main, config, "--flag", ...)` runs `cli` here: (exit code, out, err)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", environment["XDG_CACHE_HOME"])
-    monkeypatch.setattr(_run._Signals, "listen", lambda self: None)
+    for method in ("listen", "rest"):
+        monkeypatch.setattr(_run._Signals, method, lambda self: None)
     monkeypatch.setattr(_run, "_hush_echoes", lambda: None)
     monkeypatch.setattr(_workdir.Run, "stopping", False)
 

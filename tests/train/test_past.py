@@ -128,6 +128,10 @@ def test_a_given_teacher_stands_beside_the_past(batch, teacher):
         (lambda: teachers.ema(1.5), r"decay must be in \[0, 1\]"),
         (lambda: teachers.snapshots(0, every=1), "size must be > 0"),
         (lambda: teachers.snapshots(1, every=0), "every must be > 0"),
+        (
+            lambda: teachers.snapshots(2.0, every=1),
+            r"size must be an integer, got 2\.0",
+        ),
         (lambda: start(0.9), r"past must be teachers\.ema.*got 0\.9"),
         (lambda: train.make_step(apply, apply, distance, TX, past=1), "past must be"),
     ],
