@@ -115,3 +115,11 @@ class Config(StudentConfig):
             checks.positive("config", **{name: getattr(self, name)})
         teacher = self.teacher.sized(mlp=(256, 2), resnet=(1, 20))
         return dataclasses.replace(super().checked(), teacher=teacher)
+
+    def refuse_teacher_from(self) -> None:
+        """Raise ValueError if a teacher is given where several or others are needed."""
+        if self.teacher_from:
+            raise ValueError(
+                "config: teacher_from is one teacher of the whole task, and this "
+                f"experiment needs others; leave it out (got {self.teacher_from})"
+            )

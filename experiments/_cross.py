@@ -110,7 +110,7 @@ def merge(run: Run, config: Config, task: data.Task) -> report.Result:
     """Merge teachers that know some classes each into one student."""
     classes = groups(task, config.groups)
     own = config.groups * config.teacher_steps
-    students = Students(run, config, task, 5, own)
+    students = Students(run, config, task, 6, own)
     each = [_teacher_of(run, config, restricted(task, part)) for part in classes]
     together = teachers.mixture([_seen_from(task, one) for one in each], combine=None)
     taught_by = together, tuple(one.variables for one in each)

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from experiments import _teacher
 from experiments._config import Config
-from experiments._students import Students, hard
-from kdjax import losses, objectives, report, teachers
+from experiments._students import Students, soft
+from kdjax import objectives, report, teachers
 from kdjax.base import Batch, Network, Outputs
 from kdjax.objectives import Objective
 
@@ -53,7 +53,7 @@ RULES = {
 }
 
 
-def objective(rule: Rule, temperature: float, alpha: float) -> Objective:
+def follow(rule: Rule, temperature: float, alpha: float) -> Objective:
     """Return soft targets of several teachers by a rule, beside the labels."""
 
     def join(student: Any, logits: Any, labels: Any) -> Any:
@@ -62,17 +62,17 @@ def objective(rule: Rule, temperature: float, alpha: float) -> Objective:
         weights = rule.weigh(logits, student, labels)
         return teachers.mean_probabilities(logits, weights, temperature=temperature)
 
-    def distil(student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Any]:
+    distil = soft(temperature, alpha)
+
+    def objective(student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Any]:
         joined = join(student.logits, teacher.logits, batch["label"])
-        soft = losses.soft_target_kl(student.logits, joined, temperature=temperature)
-        labels = hard(student, teacher, batch)["hard"]
-        missing = {}
+        terms = dict(distil(student, Outputs(joined), batch))
         if teacher.logits.ndim > student.logits.ndim:
             dropped = teachers.dropped(teacher.logits)
-            missing = {"dropped_teachers": objectives.logged(dropped)}
-        return {"soft": alpha * soft.mean(), "hard": (1 - alpha) * labels, **missing}
+            terms["dropped_teachers"] = objectives.logged(dropped)
+        return terms
 
-    return distil
+    return objective
 
 
 def trained(students: Students, config: Config, number: int) -> tuple[Network, Any]:

@@ -85,16 +85,15 @@ class Fit:
         self._calls = _largest_divisor(
             math.gcd(recipe.steps, *self._keep), learner.steps_per_call
         )
-        step = train.make_step(
-            learner.network.apply,
-            teach.apply if teach else None,
-            objective,
-            self._transformation(0.0),
-            past=learner.past,
-        )
+        step = self._make_step(teach.apply if teach else None, objective)
         self._step = train.scan(step, self._calls)
         self._judge = judge
         self._init = jax.jit(self._initial, compiler_options=_quick_to_compile())
+
+    def _make_step(self, teach: Any, objective: Any) -> train.Step:
+        learner, tx = self._learner, self._transformation(0.0)
+        apply = learner.network.apply
+        return train.make_step(apply, teach, objective, tx, past=learner.past)
 
     def _transformation(self, learning_rate: Any) -> optax.GradientTransformation:
         tx = self.recipe.transformation(learning_rate)
@@ -114,15 +113,12 @@ class Fit:
         return train.init(self._learner.network, tx, key, self.example, past=past)
 
     def _start(self, seed: int, learning_rate: float) -> train.TrainState:
-        state = self._init(jax.random.key(seed), learning_rate)
-        if self._learner.start is None:
-            return state
-        return train.from_variables(
-            self._learner.start(seed),
-            self._transformation(learning_rate),
-            state.key,
-            past=self._learner.past,
-        )
+        start, key = self._learner.start, jax.random.key(seed)
+        if start is None:
+            return self._init(key, learning_rate)
+        _, state_key = jax.random.split(key)  # the one that `train.init` takes
+        tx, past = self._transformation(learning_rate), self._learner.past
+        return train.from_variables(start(seed), tx, state_key, past=past)
 
     def abstract(self) -> Variables:
         """Return shapes and dtypes of the variables."""

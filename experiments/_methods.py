@@ -15,6 +15,7 @@ from experiments._students import hard
 from kdjax import checks, data, networks, report
 from kdjax.base import Batch, Network, Outputs, Variables
 from kdjax.models import projectors
+from kdjax.objectives import Objective
 
 STAGES = ("stage1", "stage2", "stage3")
 Loss = Callable[[Outputs, Outputs, Batch], Any]
@@ -121,6 +122,19 @@ def choose(methods: Mapping[str, Method], name: str) -> Method:
     )
 
 
+def beside_labels(
+    method: Method, taught: Taught, weight: float | None = None
+) -> Objective:
+    """Return a method's loss beside the labels; by default weighed as published."""
+    weight = method.weight if weight is None else weight
+
+    def objective(student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Any]:
+        labels = method.labels * hard(student, teacher, batch)["hard"]
+        return {"distil": weight * taught.loss(student, teacher, batch), "hard": labels}
+
+    return objective
+
+
 def distil(
     images: Images,
     name: str,
@@ -130,15 +144,9 @@ def distil(
     family: str | None = None,
 ) -> None:
     """Train one kind of students by a method, beside the labels."""
-    weight = method.weight if weight is None else weight
-
-    def objective(student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Any]:
-        labels = method.labels * hard(student, teacher, batch)["hard"]
-        return {"distil": weight * taught.loss(student, teacher, batch), "hard": labels}
-
     images.students(
         name,
-        objective,
+        beside_labels(method, taught, weight),
         parts=taught.parts,
         exported=taught.exported,
         teacher=taught.teacher,

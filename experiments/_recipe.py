@@ -8,6 +8,7 @@ from typing import Any, Self
 import jax
 import optax
 
+from experiments._model import Model
 from kdjax import data, networks, teachers
 from kdjax.base import Network, Variables
 
@@ -107,3 +108,9 @@ class Learner:
         if keep:
             return dataclasses.replace(self, network=whole, exported=whole)
         return dataclasses.replace(self, network=whole, export=networks.without_parts)
+
+
+def alone(model: Model, classes: int) -> Learner:
+    """Return a model as it is, with nothing beside it."""
+    network = model.build(classes)
+    return Learner(network, network, steps_per_call=model.steps_per_call)

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from experiments import _methods, _responses
 from experiments._config import StudentConfig
 from experiments._students import Kind, Students, hard, soft
-from kdjax import losses, networks, objectives, teachers
+from kdjax import losses, networks, teachers
 from kdjax.base import Batch, Outputs
 from kdjax.models import projectors
-from kdjax.objectives import Objective, Schedule
+from kdjax.objectives import Schedule
 
 SNAPSHOTS = 3
 
@@ -35,22 +36,6 @@ class Source(NamedTuple):
 def later(start: int, weight: float) -> Schedule:
     """Return a weight that is 0 up to a step and then grows to its whole in as many."""
     return optax.schedules.linear_schedule(0.0, weight, start, transition_begin=start)
-
-
-def _beside_labels(weight: Schedule, temperature: float) -> Objective:
-    """Return soft targets whose weight is a schedule; the labels weigh the rest."""
-
-    def distil(student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Any]:
-        loss = losses.soft_target_kl(
-            student.logits, teacher.logits, temperature=temperature
-        )
-        labels = hard(student, teacher, batch)["hard"]
-        return {
-            "soft": objectives.weighted(weight, loss.mean()),
-            "hard": objectives.weighted(lambda step: 1 - weight(step), labels),
-        }
-
-    return distil
 
 
 def checkpoint(students: Students, config: Any, alone: Kind) -> Kind:
@@ -74,7 +59,7 @@ def snapshots(students: Students, config: Any, alone: Kind) -> Kind:
         students.learner, past=teachers.snapshots(SNAPSHOTS, every=every)
     )
     together = teachers.ensemble(students.student, SNAPSHOTS)
-    taught = _beside_labels(later(every, config.alpha), config.temperature)
+    taught = soft(config.temperature, later(every, config.alpha))
     return students.train(
         "snapshots", taught, learner=learner, teacher=(together, None)
     )
@@ -84,7 +69,7 @@ def ema(students: Students, config: Any, alone: Kind) -> Kind:
     """The mean teacher."""
     learner = dataclasses.replace(students.learner, past=teachers.ema(config.decay))
     weight = later(max(config.steps // 10, 1), config.alpha)
-    taught = _beside_labels(weight, config.temperature)
+    taught = soft(config.temperature, weight)
     return students.train(
         "ema", taught, learner=learner, teacher=(students.student, None)
     )
@@ -103,7 +88,7 @@ def progressive(students: Students, config: Any, alone: Kind) -> Kind:
     def amount(step: Any) -> Any:
         return jnp.where(step < epoch, 0.0, 0.8 * step / config.steps)
 
-    taught = _beside_labels(amount, temperature=1.0)
+    taught = soft(1.0, amount)
     before = teachers.ensemble(students.student, 1)
     return students.train(
         "progressive", taught, learner=learner, teacher=(before, None)
@@ -112,15 +97,9 @@ def progressive(students: Students, config: Any, alone: Kind) -> Kind:
 
 def virtual(students: Students, config: Any, alone: Kind) -> Kind:
     """Tf-KD: a teacher made of the labels."""
-    classes = students.task.num_classes
-
-    def distil(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
-        by_hand = losses.virtual_teacher(batch["label"], classes)
-        loss = losses.soft_target_kl(student.logits, by_hand, temperature=20.0)
-        labels = hard(student, teacher, batch)["hard"]
-        return {"soft": 0.1 * loss.mean(), "hard": 0.9 * labels}
-
-    return students.train("virtual", distil)
+    method = _responses.METHODS["virtual"]
+    taught = method.build(students, ())
+    return students.train("virtual", _methods.beside_labels(method, taught))
 
 
 def deep(students: Students, config: Any, alone: Kind) -> Kind:

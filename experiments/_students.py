@@ -9,10 +9,10 @@ import optax
 
 from experiments._config import StudentConfig
 from experiments._fit import Examples, Fit, Judge, TaughtBy, measure
-from experiments._recipe import Learner
+from experiments._recipe import Learner, alone
 from experiments._rows import kept, place_of, tuned, with_costs
 from experiments._run import Run
-from kdjax import data, losses, report, teachers, trees
+from kdjax import data, losses, objectives, report, teachers, trees
 from kdjax.base import Batch, Network, Outputs, Variables
 from kdjax.objectives import Objective
 
@@ -25,15 +25,24 @@ def hard(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
     return {"hard": labels.mean()}
 
 
-def soft(temperature: float, alpha: float) -> Objective:
-    """Return soft targets that weigh `alpha`, beside labels that weigh the rest."""
+def soft(temperature: Any, alpha: Any) -> Objective:
+    """Return soft targets beside labels.
+
+    Args:
+      temperature: T of the soft targets.
+      alpha: their weight, or a schedule of the step; the labels weigh the rest.
+    """
+    rest = (lambda step: 1 - alpha(step)) if callable(alpha) else 1 - alpha
 
     def distil(student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Any]:
         loss = losses.soft_target_kl(
             student.logits, teacher.logits, temperature=temperature
         )
         labels = hard(student, teacher, batch)["hard"]
-        return {"soft": alpha * loss.mean(), "hard": (1 - alpha) * labels}
+        return {
+            "soft": objectives.weighted(alpha, loss.mean()),
+            "hard": objectives.weighted(rest, labels),
+        }
 
     return distil
 
@@ -98,8 +107,7 @@ class Students:
     @property
     def learner(self) -> Learner:
         """The student as it is, with nothing beside it."""
-        calls = self.config.student.steps_per_call
-        return Learner(self.student, self.student, steps_per_call=calls)
+        return alone(self.config.student, self.task.num_classes)
 
     def train(
         self,

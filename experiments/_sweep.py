@@ -12,8 +12,7 @@ import numpy as np
 from experiments import _teacher, _workdir
 from experiments._config import Config
 from experiments._fit import EVALUATION_BATCH, Fit
-from experiments._recipe import Learner
-from experiments._students import hard
+from experiments._recipe import alone
 from kdjax import checkpoint, data, metrics, plans, report, train, trees
 from kdjax.base import Network, Outputs, Variables
 
@@ -47,12 +46,6 @@ class Sweep(Fit):
         axes: Axes,
     ) -> None:
         """Compile nothing yet."""
-        student = config.student.build(task.num_classes)
-        learner = Learner(
-            student, student, steps_per_call=config.student.steps_per_call
-        )
-        recipe = config.recipe(config.steps)
-        super().__init__(run, task, learner, hard, recipe, teacher=teacher.frozen)
         axes = {**axes, "rate": config.learning_rates, "seed": config.seed_list}
         self.students = [
             dict(zip(axes, values, strict=True))
@@ -63,17 +56,20 @@ class Sweep(Fit):
             for name in axes
             if name != "seed"
         }
-        teach, self._teacher = teacher.frozen
-        step = train.make_sweep_step(
-            student.apply,
-            teach.apply,
-            make_objective,
-            self._make_tx,
-            self._settings,
-            plan=config.plan,
+        self._plan = config.plan
+        learner = alone(config.student, task.num_classes)
+        recipe = config.recipe(config.steps)
+        super().__init__(
+            run, task, learner, make_objective, recipe, teacher=teacher.frozen
         )
-        self._step = train.scan(step, self._calls)
-        self._evaluate = _evaluation(student, teach, config.plan)
+        teach, self._teacher = teacher.frozen
+        self._evaluate = _evaluation(self.exported, teach, config.plan)
+
+    def _make_step(self, teach: Any, objective: Any) -> train.Step:
+        apply, settings = self._learner.network.apply, self._settings
+        return train.make_sweep_step(
+            apply, teach, objective, self._make_tx, settings, plan=self._plan
+        )
 
     def _make_tx(self, setting: Any) -> Any:
         return self.recipe.transformation(setting["rate"])

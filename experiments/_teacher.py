@@ -14,7 +14,7 @@ import kdjax
 from experiments._config import Config
 from experiments._fit import Fit
 from experiments._model import Model
-from experiments._recipe import Learner, Recipe
+from experiments._recipe import Recipe, alone
 from experiments._students import hard
 from experiments._workdir import Lock, Run, RunError, digest, flat
 from kdjax import checkpoint, data, report, trees
@@ -34,11 +34,6 @@ class Teacher(NamedTuple):
         return self.fit.exported, self.variables
 
 
-def _learner(task: data.Task, model: Model) -> Learner:
-    network = model.build(task.num_classes)
-    return Learner(network, network, steps_per_call=model.steps_per_call)
-
-
 def of(run: Run, config: Config, task: data.Task) -> Teacher:
     """Return the teacher that a config asks for."""
     if config.teacher_from:
@@ -56,7 +51,7 @@ def get(
 
     It lies in a folder named by the fingerprint of all that it depends on.
     """
-    fit = Fit(run, task, _learner(task, model), hard, recipe)
+    fit = Fit(run, task, alone(model, task.num_classes), hard, recipe)
     about = _about(fit, model, seed, rate)
     kind = f"{task.name.replace('/', '-')}-{model.model}"
     folder = run.teachers / f"{kind}-{digest(about)}"
@@ -97,7 +92,8 @@ def load(run: Run, task: data.Task, folder: Path) -> Teacher:
                 f"{about['dataset']} with {what} {there}, but {task.name} has {here}; "
                 "teacher and student must agree."
             )
-    fit = Fit(run, task, _learner(task, Model(**about["model"])), hard, Recipe(1, 1))
+    model = Model(**about["model"])
+    fit = Fit(run, task, alone(model, task.num_classes), hard, Recipe(1, 1))
     lock = Lock(folder)
     if os.access(folder, os.W_OK):  # else nobody can be training it
         wait(run, lock)
@@ -115,7 +111,7 @@ def about(run: Run, config: Config, task: data.Task) -> dict[str, Any]:
     if config.teacher_from:
         return _about_of(config.teacher_from)
     recipe = config.recipe(config.teacher_steps)
-    fit = Fit(run, task, _learner(task, config.teacher), hard, recipe)
+    fit = Fit(run, task, alone(config.teacher, task.num_classes), hard, recipe)
     return _about(fit, config.teacher, 0, config.teacher_learning_rate)
 
 

@@ -46,6 +46,7 @@ SMOKE = Config(seeds=(2,), steps=50, teacher_steps=50, learning_rates=(1e-2,))
 def main(config: Config) -> report.Result:
     """Train teachers and students; return the table."""
     config = config.checked()
+    config.refuse_teacher_from()
     checks.positive("config", temperature=config.temperature, labels=config.labels)
     task = config.load()
     if not 2 <= config.groups <= task.num_classes // 2:

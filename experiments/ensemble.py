@@ -43,6 +43,7 @@ SMOKE = Config(seeds=(2,), steps=50, teacher_steps=50, learning_rates=(1e-2,))
 def main(config: Config) -> report.Result:
     """Train teachers and students; return the table."""
     config = config.checked()
+    config.refuse_teacher_from()
     checks.positive("config", temperature=config.temperature, teachers=config.teachers)
     checks.fraction("config", alpha=config.alpha)
     rules = {name: _methods.choose(_ensemble.RULES, name) for name in config.rules}
@@ -53,7 +54,7 @@ def main(config: Config) -> report.Result:
         network, variables = _ensemble.trained(students, config, config.teachers)
         students.train("student alone", hard)
         for name, rule in rules.items():
-            objective = _ensemble.objective(rule, config.temperature, config.alpha)
+            objective = _ensemble.follow(rule, config.temperature, config.alpha)
             taught_by = rule.of(network, config.teachers), variables
             students.train(name, objective, teacher=taught_by)
         question = f"{config.teachers} teachers on {config.dataset}"

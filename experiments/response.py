@@ -16,10 +16,9 @@ python -m experiments.response --teacher-cache runs/told   # the teacher is aske
 
 import dataclasses
 
-import optax
-
 from experiments import _cached, _run
-from kdjax import checks, losses, report
+from experiments._students import hard, soft
+from kdjax import checks, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,23 +40,12 @@ def main(config: Config) -> report.Result:
     checks.positive("config", temperature=config.temperature)
     checks.fraction("config", alpha=config.alpha)
 
-    def hard(student, teacher, batch):
-        labels = batch["label"]
-        loss = optax.softmax_cross_entropy_with_integer_labels(student.logits, labels)
-        return {"hard": loss.mean()}
-
-    def distil(student, teacher, batch):
-        soft = losses.soft_target_kl(
-            student.logits, teacher.logits, temperature=config.temperature
-        )
-        labels = hard(student, teacher, batch)["hard"]
-        return {"soft": config.alpha * soft.mean(), "hard": (1 - config.alpha) * labels}
-
     task = config.load()
     with _run.Run("response", config) as run:
         images = _cached.images(run, config, task, kinds=2)
         images.students("student alone", hard)
-        images.students("student distilled", distil)
+        distilled = soft(config.temperature, config.alpha)
+        images.students("student distilled", distilled)
         return run.finish(
             images.result(
                 f"Soft targets on {config.dataset}, T = {config.temperature:g}",

@@ -16,8 +16,8 @@ python -m experiments.sweep --student.model resnet --teacher.model resnet --seed
 import dataclasses
 
 from experiments import _config, _run, _sweep
-from experiments._students import hard
-from kdjax import checks, losses, plans, report
+from experiments._students import soft
+from kdjax import checks, plans, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +41,7 @@ SMOKE = Config(seeds=(2,), steps=100, teacher_steps=100)
 
 def make_objective(setting):
     """Return what a student of one temperature and weight is trained on."""
-
-    def distil(student, teacher, batch):
-        soft = losses.soft_target_kl(
-            student.logits, teacher.logits, temperature=setting["temperature"]
-        )
-        labels = hard(student, teacher, batch)["hard"]
-        alpha = setting["alpha"]
-        return {"soft": alpha * soft.mean(), "hard": (1 - alpha) * labels}
-
-    return distil
+    return soft(setting["temperature"], setting["alpha"])
 
 
 def main(config: Config) -> report.Grid:

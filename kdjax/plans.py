@@ -36,8 +36,7 @@ def over(
     >>> over(lambda member: member["x"].sum(), "map")({"x": jnp.ones((3, 2))})
     Array([2., 2., 2.], dtype=float32)
     """
-    if plan not in get_args(Plan):
-        raise ValueError(f"plan must be one of {get_args(Plan)}, got {plan!r}")
+    check(plan)
 
     def mapped(stacked: Any) -> Any:
         size = _members(stacked)
@@ -50,6 +49,12 @@ def over(
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
 
     return mapped
+
+
+def check(plan: Any) -> None:
+    """Raise ValueError unless it is a plan."""
+    if plan not in get_args(Plan):
+        raise ValueError(f"plan must be one of {get_args(Plan)}, got {plan!r}")
 
 
 def choose(fn: Callable[[Any], Any], member: Any, training: bool = False) -> Plan:

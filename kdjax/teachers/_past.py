@@ -23,8 +23,8 @@ class Past:
 
     Attributes:
       init: `init(variables) -> past`.
-      update: `update(past, variables, step) -> past`, after every step; `step` counts
-        from 1.
+      update: `update(past, variables, step) -> past`, after every step that is not
+        skipped; `step` counts from 1.
       read: `read(past) -> variables` of the teacher.
     """
 

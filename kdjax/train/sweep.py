@@ -85,7 +85,7 @@ def make_sweep_step(
     """
     _check_functions(make_objective=make_objective, make_tx=make_tx)
     settings, size = _checked("make_sweep_step", settings)
-    plans.over(jnp.sum, plan)  # an unknown plan is refused at once
+    plans.check(plan)
 
     def task(setting: Any) -> Task:
         return Task(student_apply, teacher_apply, _of(make_objective, setting), inputs)

@@ -21,7 +21,7 @@ from experiments import (
 from experiments._fit import Fit
 from experiments._model import Model
 from experiments._workdir import Interrupted, Options, Run
-from kdjax import data, networks, objectives
+from kdjax import data, networks, objectives, teachers, trees
 from kdjax.base import Outputs
 
 TINY = {"seeds": (1,), "steps": 4, "batch_size": 16, "learning_rates": (1e-2,)}
@@ -47,13 +47,19 @@ def params_of(run, network):
     return json.loads(text)["shapes"]
 
 
+def trained(run, kind):
+    """The parameters that a network ended with."""
+    [place] = run.glob(f"checkpoints/{kind}/*seed0")
+    return teachers.from_checkpoints(place, TINY["steps"])["params"]
+
+
 # Several teachers
 
 
 @pytest.mark.parametrize("name", _ensemble.RULES)
 def test_every_rule_makes_one_teacher_of_several(name):
     rule = _ensemble.RULES[name]
-    objective = _ensemble.objective(rule, temperature=2.0, alpha=0.5)
+    objective = _ensemble.follow(rule, temperature=2.0, alpha=0.5)
     network = networks.from_function(lambda params, x: x @ params)
     variables = {"params": jnp.ones((2, 4, 3))}
 
@@ -69,10 +75,10 @@ def test_every_rule_makes_one_teacher_of_several(name):
 def test_an_ensemble_teaches_by_rules(tmp_path):
     rules = ("first", "confidence", "random")
     result = ensemble.main(at(ensemble, tmp_path, teachers=2, rules=rules))
-    teachers, together, *students = result.rows
-    assert [teachers.name, together.name] == ["teachers", "teachers together"]
-    assert len({seed["sha256"] for seed in teachers.seeds}) == 2
-    assert together.cost["parameters"] == 2 * teachers.cost["parameters"]
+    alone, together, *students = result.rows
+    assert [alone.name, together.name] == ["teachers", "teachers together"]
+    assert len({seed["sha256"] for seed in alone.seeds}) == 2
+    assert together.cost["parameters"] == 2 * alone.cost["parameters"]
     assert together.values("agreement") == 1.0
     assert {row.name for row in students} == {"student alone", *rules}
     # Rows that all came out alike would mean that the rule is not looked at.
@@ -200,8 +206,8 @@ def test_parts_of_a_task_are_tasks():
 
 def test_students_merge_teachers_of_parts(tmp_path):
     result = cross_task.main(at(cross_task, tmp_path / "run"))
-    teachers = names(result)[:2]
-    assert teachers == ["teacher of digits-0-4", "teacher of digits-5-9"]
+    first = names(result)[:2]
+    assert first == ["teacher of digits-0-4", "teacher of digits-5-9"]
     students = {row.seeds[0]["sha256"] for row in result.rows[2:]}
     assert len(students) == 6
     with pytest.raises(ValueError, match=r"groups must be from 2 to 5.*got 6"):
@@ -233,8 +239,16 @@ def test_features_go_to_new_classes_and_probes_train_their_head_alone(tmp_path):
     assert set(names(result)) == {
         *("from scratch", "fine-tuned", "linear probe", "teacher, linear probe")
     }
-    for kind in ("linear-probe", "teacher,-linear-probe"):
-        [place] = tmp_path.glob(f"checkpoints/{kind}/*seed0")
-        like = params_of(tmp_path, kind)
-        assert "params/parts/logits/kernel" in like
-        assert place.is_dir()
+    [teacher] = tmp_path.glob("teachers/*/variables")
+    frozen = {
+        "linear-probe": trained(tmp_path, "features")["network"],
+        "teacher,-linear-probe": teachers.from_checkpoints(teacher, 0)["params"],
+    }
+    for kind, before in frozen.items():
+        probe = trained(tmp_path, kind)
+        assert trees.fingerprint(probe["network"]) == trees.fingerprint(before)
+        assert np.abs(probe["parts"]["logits"]["bias"]).max() > 0  # it starts at 0
+    fine = trained(tmp_path, "fine-tuned")
+    assert trees.fingerprint(fine) != trees.fingerprint(frozen["linear-probe"])
+    with pytest.raises(ValueError, match="teacher_from is one teacher of the whole"):
+        cross_task.main(at(cross_task, tmp_path / "x", teacher_from=tmp_path))
