@@ -1,12 +1,15 @@
 """The multi-layer perceptron."""
 
 import math
+from collections.abc import Mapping
 
+from flax import core
 from flax import linen as nn
 from jax import Array
 
 from kdjax import checks
 from kdjax.base import Outputs
+from kdjax.units import Place, Units, checked_sizes
 
 
 class MLP(nn.Module):
@@ -22,6 +25,8 @@ class MLP(nn.Module):
       depth: number of hidden layers; 0 is a linear classifier.
       dropout: fraction of hidden units dropped in training.
       input_dropout: fraction of input values dropped in training.
+      sizes: how many units a layer has, by the name of its feature, where it is not
+        `width`: what is left of a pruned one (`narrowed`).
 
     Call:
       `[batch, ...]` floating inputs and `train` give logits `[batch, classes]` and the
@@ -45,6 +50,7 @@ class MLP(nn.Module):
     depth: int = 2
     dropout: float = 0.0
     input_dropout: float = 0.0
+    sizes: Mapping[str, int] = core.FrozenDict()
 
     def __post_init__(self) -> None:
         """Check the sizes and rates before anything is built."""
@@ -53,6 +59,37 @@ class MLP(nn.Module):
         if self.depth < 0:
             raise ValueError(f"MLP: depth must be >= 0, got {self.depth}")
         super().__post_init__()
+
+    def _width(self, layer: int) -> int:
+        return self.sizes.get(f"hidden{layer}", self.width)
+
+    def units(self) -> dict[str, Units]:
+        """Return the hidden units that can be pruned, by the name of their feature."""
+        found = {}
+        for layer in range(1, self.depth + 1):
+            reader = "head" if layer == self.depth else f"dense{layer + 1}"
+            made = f"params/dense{layer}"
+            found[f"hidden{layer}"] = Units(
+                self._width(layer),
+                silenced=(Place(f"{made}/kernel", 1), Place(f"{made}/bias", 0)),
+                indexed=(Place(f"params/{reader}/kernel", 0),),
+            )
+        return found
+
+    def narrowed(self, sizes: Mapping[str, int]) -> "MLP":
+        """Return the network with fewer units, for variables that `prune` has cut.
+
+        Args:
+          sizes: number of units by name, as `prune.sizes` returns them.
+
+        Raises:
+          ValueError: for a name that `units` does not have, or too large a number.
+
+        >>> sorted(MLP(classes=10, width=32).narrowed({"hidden2": 20}).sizes.items())
+        [('hidden1', 32), ('hidden2', 20)]
+        """
+        left = checked_sizes("MLP.narrowed", self.units(), sizes)
+        return self.clone(sizes=core.FrozenDict(left))
 
     @nn.compact
     def __call__(self, inputs: Array, train: bool = False) -> Outputs:
@@ -64,7 +101,7 @@ class MLP(nn.Module):
         x = nn.Dropout(self.input_dropout, deterministic=not train)(x)
         features = {}
         for layer in range(1, self.depth + 1):
-            x = nn.relu(nn.Dense(self.width, name=f"dense{layer}")(x))
+            x = nn.relu(nn.Dense(self._width(layer), name=f"dense{layer}")(x))
             features[f"hidden{layer}"] = x
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return Outputs(nn.Dense(self.classes, name="head")(x), features)
