@@ -14,3 +14,5 @@ student.
 from kdjax.models import projectors as projectors
 from kdjax.models.mlp import MLP as MLP
 from kdjax.models.resnet import ResNet as ResNet
+from kdjax.models.rnn import GRU as GRU
+from kdjax.models.transformer import Transformer as Transformer

@@ -23,6 +23,11 @@ saved with it and absent from what is exported::
     networks.match(learner, teacher, inputs, layers)  # or say what does not fit
     ...
     student_variables = networks.without_parts(state.variables)
+
+What a network computes with can be something else than what is trained and saved, such
+as quantized weights::
+
+    student = networks.transformed(student, quantize.straight_through(method))
 """
 
 from kdjax.networks._function import from_function as from_function
@@ -36,3 +41,4 @@ from kdjax.networks._nnx import from_nnx as from_nnx
 from kdjax.networks._parts import Part as Part
 from kdjax.networks._parts import shapes as shapes
 from kdjax.networks._parts import with_parts as with_parts
+from kdjax.networks._transformed import transformed as transformed

@@ -1,0 +1,103 @@
+"""Where a grid of evenly spaced values begins and ends."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from kdjax import checks
+
+Pair = tuple[Array, Array]
+Bounds = Callable[[Array, Callable[[Array, Array], Array]], Pair]
+"""`bounds(rows, rounded) -> (low, high)`, each `[channels]`, for rows `[channels, n]`.
+`rounded(low, high)` gives the rows as a grid between these would represent them."""
+
+
+def min_max(rows: Array, rounded: Callable[[Array, Array], Array]) -> Pair:
+    """Take the smallest and the largest value: nothing is clipped.
+
+    >>> low, high = min_max(jnp.array([[-1.0, 0.5, 3.0]]), None)
+    >>> float(low[0]), float(high[0])
+    (-1.0, 3.0)
+    """
+    return rows.min(1, initial=0.0), rows.max(1, initial=0.0)
+
+
+def percentile(kept: float) -> Bounds:
+    """Return bounds that hold this part of the values, in percent; the rest is clipped.
+
+    Args:
+      kept: in (0, 100]; half of the rest lies above the bounds, half below.
+
+    Raises:
+      ValueError: if it is not.
+
+    >>> low, high = percentile(50)(jnp.arange(-50.0, 51.0)[None], None)
+    >>> float(low[0]), float(high[0])
+    (-25.0, 25.0)
+    """
+    checks.positive("quantize.percentile", kept=kept)
+    checks.fraction("quantize.percentile", kept_of_100=kept / 100)
+    out = (1 - kept / 100) / 2
+
+    def bounds(rows: Array, rounded: Callable[[Array, Array], Array]) -> Pair:
+        if not rows.size:
+            return min_max(rows, rounded)
+        low, high = jnp.quantile(rows, jnp.array([out, 1 - out]), axis=1)
+        return jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)
+
+    return bounds
+
+
+def mse(steps: int = 40, least: float = 0.1) -> Bounds:
+    """Return bounds with the smallest mean squared error, found by trying.
+
+    What is clipped costs error at the ends, what is not costs it everywhere, for the
+    grid is coarser. Tried are shares of the smallest and largest value, of each channel
+    and of all together, so that bounds for each channel are never worse than common
+    ones.
+
+    Args:
+      steps: how many shares.
+      least: the smallest share, in (0, 1]; the largest is 1.
+
+    Raises:
+      ValueError: if a number cannot be.
+
+    Source: Banner, Nahshan and Soudry, "Post training 4-bit quantization of
+    convolutional networks", https://arxiv.org/abs/1810.05723 (2019).
+
+    >>> import numpy as np
+    >>> from kdjax.compress import quantize
+    >>> x = jnp.asarray(np.random.default_rng(0).normal(size=(1000, 1)), "float32")
+    >>> error = lambda q: float(jnp.square(q.dequantized() - x).mean())
+    >>> error(quantize.uniform(x, bits=3, bounds=mse())) < 0.6 * error(
+    ...     quantize.uniform(x, bits=3))
+    True
+    """
+    checks.positive("quantize.mse", steps=steps, least=least)
+    checks.fraction("quantize.mse", least=least)
+    shares = jnp.linspace(1.0, least, steps)
+
+    def bounds(rows: Array, rounded: Callable[[Array, Array], Array]) -> Pair:
+        def error(low: Array, high: Array) -> Array:
+            return jnp.square(rounded(low, high) - rows).sum(1)
+
+        def smallest(ends: Pair, errors: Array) -> Pair:
+            best = shares[errors.argmin(0)]  # of equals the widest
+            return best * ends[0], best * ends[1]
+
+        low, high = min_max(rows, rounded)
+        wide = jnp.broadcast_to(low.min(), low.shape), jnp.full_like(high, high.max())
+        # one share at a time: all at once would take `steps` times the memory
+        own, common = jax.lax.map(
+            lambda s: (error(s * low, s * high), error(s * wide[0], s * wide[1])),
+            shares.astype(rows.dtype),
+        )
+        one = smallest((low, high), own)
+        all_ = smallest(wide, common.sum(1))
+        better = error(*all_) < error(*one)
+        return jnp.where(better, all_[0], one[0]), jnp.where(better, all_[1], one[1])
+
+    return bounds

@@ -1,0 +1,170 @@
+"""Values at any distance from each other: a code is a place in a table."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from kdjax import checks
+from kdjax.compress.quantize._quantized import (
+    Quantized,
+    check,
+    from_rows,
+    per_channel,
+    to_rows,
+    upcast,
+)
+from kdjax.compress.quantize._uniform import uniform
+
+# Quantiles of a normal distribution, so that each is used about as often: Dettmers et
+# al., QLoRA, https://arxiv.org/abs/2305.14314 (2023), appendix E.
+_NF4 = (
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634),
+    *(0.33791524171829224, 0.44070982933044434, 0.5626170039176941),
+    *(0.7229568362236023, 1.0),
+)
+
+
+def kmeans(array: Array, *, bits: int = 4, iterations: int = 30) -> Quantized:
+    """Quantize to the values that fit best, found by k-means.
+
+    Lloyd's algorithm from the evenly spaced values of `uniform(symmetric=False,
+    channel_axis=None)`, so that its squared error is never larger than theirs. One
+    value stays 0.0, so that pruned weights stay pruned.
+
+    Args:
+      array: floating, of any shape; one codebook for all.
+      bits: of a code, 2 to 8.
+      iterations: of Lloyd's algorithm.
+
+    Returns:
+      A `Quantized` with `2**bits` levels and the scale 1.
+
+    Raises:
+      ValueError: if the array is not floating or the bits are not 2 to 8.
+
+    Source: Han, Mao and Dally, "Deep compression", https://arxiv.org/abs/1510.00149
+    (2016).
+
+    >>> kmeans(jnp.array([-3.1, -3.0, -2.9, 0.0, 5.0, 7.0]), bits=2).dequantized()
+    Array([-3., -3., -3.,  0.,  5.,  7.], dtype=float32)
+    """
+    array = jnp.asarray(array)
+    check("quantize.kmeans", array, bits)
+    checks.positive("quantize.kmeans", iterations=iterations)
+    wide = upcast(array).ravel()
+    even = uniform(wide, bits=bits, symmetric=False, channel_axis=None)
+    zero = even.zero_code.astype(int).ravel()
+    levels = (jnp.arange(2**bits) - zero).astype(wide.dtype) * even.scale
+
+    def improved(_: int, levels: Array) -> Array:
+        codes = _nearest(wide, levels)
+        count = jnp.zeros_like(levels).at[codes].add(1.0)
+        # the mean as a correction to the level: small sums lose no digits
+        rest = jnp.zeros_like(levels).at[codes].add(wide - levels[codes])
+        moved = levels + rest / jnp.maximum(count, 1.0)
+        return moved.at[zero].set(0.0)
+
+    levels = jax.lax.fori_loop(0, iterations, improved, levels)
+    return Quantized(
+        codes=_nearest(wide, levels).astype(jnp.uint8).reshape(array.shape),
+        scale=jnp.ones((1,) * array.ndim, wide.dtype),
+        zero_point=None,
+        levels=levels,
+        bits=bits,
+        dtype=array.dtype.name,
+    )
+
+
+def power_of_two(
+    array: Array, *, bits: int = 4, channel_axis: int | None = None
+) -> Quantized:
+    """Quantize to 0 and ± powers of two, by which a device multiplies with a shift.
+
+    `2**(bits − 1) − 1` powers, the largest of which is `2^⌊log2(4/3 · max|w|)⌋`; each
+    value goes to the nearest. Relative errors are at most a third for all that is not
+    too small: more bits reach smaller values, they make none finer.
+
+    Args:
+      array: floating, of any shape.
+      bits: of a code, 2 to 8.
+      channel_axis: the axis along which each index has a largest power of its own.
+
+    Raises:
+      ValueError: if the array is not floating or the bits are not 2 to 8.
+
+    Source: Zhou, Yao, Guo, Xu and Chen, "Incremental network quantization",
+    https://arxiv.org/abs/1702.03044 (2017).
+
+    >>> power_of_two(jnp.array([-0.9, 0.0, 0.3, 0.55]), bits=3).dequantized()
+    Array([-1.  ,  0.  ,  0.25,  0.5 ], dtype=float32)
+    """
+    array = jnp.asarray(array)
+    check("quantize.power_of_two", array, bits)
+    rows = to_rows(upcast(array), channel_axis)
+    largest = jnp.abs(rows).max(1, initial=0.0)
+    _, exponent = jnp.frexp(largest / 0.75)  # in [2^(e-1), 2^e)
+    scale = jnp.ldexp(jnp.ones_like(largest), exponent - 1)
+    powers = 0.5 ** np.arange(2 ** (bits - 1) - 1, dtype=np.float64)
+    levels = [*-powers, 0.0, *powers[::-1]]
+    scale = jnp.where(largest > 0, scale, 1.0)
+    return _with_levels(array, levels, scale, bits, channel_axis)
+
+
+def nf4(array: Array, *, channel_axis: int | None = -1) -> Quantized:
+    """Quantize to the 16 values of NormalFloat, for weights of a normal distribution.
+
+    Published with a scale for every 64 weights; here one for each channel, or for all.
+
+    Args:
+      array: floating, of any shape.
+      channel_axis: the axis along which each index has a scale of its own, its largest
+        magnitude; None: one for all.
+
+    Raises:
+      ValueError: if the array is not floating.
+
+    Source: Dettmers, Pagnoni, Holtzman and Zettlemoyer, "QLoRA",
+    https://arxiv.org/abs/2305.14314 (2023).
+
+    >>> nf4(jnp.array([[-2.0, 0.1, 1.1]]), channel_axis=None).codes
+    Array([[ 0,  8, 13]], dtype=uint8)
+    """
+    array = jnp.asarray(array)
+    check("quantize.nf4", array, 4)
+    rows = to_rows(upcast(array), channel_axis)
+    largest = jnp.abs(rows).max(1, initial=0.0)
+    scale = jnp.where(largest > 0, largest, 1.0)
+    return _with_levels(array, _NF4, scale, 4, channel_axis)
+
+
+def _with_levels(
+    array: Array,
+    table: Sequence[float],
+    scale: Array,
+    bits: int,
+    channel_axis: int | None,
+) -> Quantized:
+    """Quantize to the nearest of fixed levels, times a scale `[channels]`."""
+    levels = jnp.asarray(table, scale.dtype)
+    rows = to_rows(upcast(array), channel_axis)
+    codes = _nearest(rows / scale[:, None], levels)
+    # where a table is shorter than 2**bits its last level is repeated
+    levels = jnp.pad(levels, (0, 2**bits - len(levels)), mode="edge")
+    return Quantized(
+        codes=from_rows(codes, array, channel_axis).astype(jnp.uint8),
+        scale=per_channel(scale, array, channel_axis),
+        zero_point=None,
+        levels=levels,
+        bits=bits,
+        dtype=array.dtype.name,
+    )
+
+
+def _nearest(values: Array, levels: Array) -> Array:
+    """Return the place of the level next to each value; levels are in rising order."""
+    return jnp.searchsorted((levels[:-1] + levels[1:]) / 2, values)

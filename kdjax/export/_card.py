@@ -1,0 +1,105 @@
+"""A page beside exported files that says what they are."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_CALLS = {
+    ".safetensors": (
+        "from kdjax import compress\n"
+        "from kdjax.compress import quantize\n\n"
+        'variables, about = compress.load("{name}")\n'
+        "outputs, _ = network.apply(quantize.dequantized(variables), inputs)"
+    ),
+    ".stablehlo": (
+        "from pathlib import Path\n\n"
+        "import jax\n\n"
+        'content = Path("{name}").read_bytes()\n'
+        "logits = jax.export.deserialize(bytearray(content)).call(inputs)"
+    ),
+    ".onnx": (
+        "import onnxruntime\n\n"
+        'session = onnxruntime.InferenceSession("{name}")\n'
+        '[logits] = session.run(None, {{"inputs": inputs}})'
+    ),
+}
+
+
+def model_card(
+    folder: str | Path,
+    *,
+    name: str,
+    data: str,
+    metrics: Mapping[str, Any],
+    inputs: Any,
+    teacher: str | None = None,
+    notes: str = "",
+) -> Path:
+    """Write `model_card.md` into a folder of exported files.
+
+    It lists the files that are there (`*.safetensors`, `*.stablehlo`, `*.onnx`) with
+    size, checksum and how to call each.
+
+    Args:
+      folder: with the files.
+      name: of the network.
+      data: what it was trained, chosen and tested on.
+      metrics: figures by name; say on which split and how measured.
+      inputs: a batch of inputs; its shape and dtype are shown.
+      teacher: whom it learned from, and how; None if it had none.
+      notes: what else a user must know.
+
+    Returns:
+      The file.
+
+    Raises:
+      ValueError: if there is no exported file.
+
+    Source: Mitchell et al., "Model cards for model reporting",
+    https://arxiv.org/abs/1810.03993 (2019).
+    """
+    folder = Path(folder)
+    files = sorted(p for p in folder.glob("*") if p.suffix in _CALLS)
+    if not files:
+        raise ValueError(
+            f"export.model_card: no exported file is in {folder}; there must be one of "
+            + ", ".join(f"*{suffix}" for suffix in _CALLS)
+        )
+    shape = ", ".join(["batch", *map(str, inputs.shape[1:])])
+    parts = [
+        f"# {name}",
+        f"**Data.** {data}",
+        f"**Teacher.** {teacher or 'None: it learned from labels alone.'}",
+        f"**Inputs.** `{inputs.dtype}[{shape}]`. **Outputs.** Logits, one per class.",
+        notes,
+        "## Figures",
+        _table([("figure", "value"), *metrics.items()]),
+        "## Files",
+        _table([("file", "bytes", "SHA-256"), *map(_described, files)]),
+        "## How to call it",
+        *(_call(path) for path in files),
+    ]
+    card = folder / "model_card.md"
+    card.write_text("\n\n".join(part for part in parts if part) + "\n")
+    return card
+
+
+def _table(rows: list[tuple[Any, ...]]) -> str:
+    head, *rest = [[_text(cell) for cell in row] for row in rows]
+    lines = [head, ["---"] * len(head), *rest]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _text(cell: Any) -> str:
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def _described(path: Path) -> tuple[str, str, str]:
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    return path.name, f"{len(content):,}", f"`{digest}`"
+
+
+def _call(path: Path) -> str:
+    return f"```python\n{_CALLS[path.suffix].format(name=path.name)}\n```"

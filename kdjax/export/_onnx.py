@@ -1,0 +1,190 @@
+"""ONNX: what phones, browsers and servers run."""
+
+import contextlib
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from kdjax.base import Network, Variables
+from kdjax.compress import quantize
+from kdjax.export._loops import settle
+from kdjax.export._stablehlo import write
+
+_INSTALL = (
+    "pip install 'kdjax[onnx]' && pip install --no-deps jax2onnx==0.17.1\n"
+    "(on its own, because it asks for an older orbax-checkpoint, which it does not use "
+    "here)"
+)
+
+
+def onnx(
+    path: str | Path,
+    network: Network,
+    variables: Variables,
+    inputs: Any,
+    *,
+    tolerance: float = 1e-4,
+) -> int:
+    """Write a network as an ONNX file for any batch size, and compare what it says.
+
+    Weights are float32 in it, quantized ones too: `onnx_int8` makes integers of them.
+
+    Args:
+      path: of the file; replaced as a whole.
+      network: answers in evaluation mode; its logits are the one output.
+      variables: of the network; may be quantized.
+      inputs: an array `[batch, ...]`, the first examples that the file is tried on.
+      tolerance: the largest difference of a logit in onnxruntime, in units of the
+        largest logit.
+
+    Returns:
+      The size of the file in bytes.
+
+    Raises:
+      ImportError: that says what to install, if a package is missing.
+      ValueError: if the network cannot be converted, or says something else in
+        onnxruntime.
+
+    Example::
+
+        export.onnx("student.onnx", student, variables, images)
+        session = onnxruntime.InferenceSession("student.onnx")
+        [logits] = session.run(None, {"inputs": images})
+    """
+    jax2onnx = _package("jax2onnx")
+    inputs = np.asarray(inputs)
+    whole = quantize.dequantized(variables)
+
+    def answer(inputs: Any) -> Any:
+        return network.apply(whole, inputs)[0].logits
+
+    spec = jax.ShapeDtypeStruct(("batch", *inputs.shape[1:]), inputs.dtype)
+    with _quiet():
+        try:
+            model = jax2onnx.to_onnx(
+                answer, [spec], input_names=["inputs"], output_names=["logits"]
+            )
+        except Exception as error:  # whatever it meets in a network
+            raise ValueError(
+                f"export.onnx: jax2onnx cannot convert this network: {error}"
+            ) from error
+    settle(model)
+    content = model.SerializeToString()
+    found = _session(content)(inputs)
+    wanted = np.asarray(jax.jit(answer)(inputs))
+    off = np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-30)
+    if not off <= tolerance:
+        raise ValueError(
+            "export.onnx: in onnxruntime the network says something else: a logit is "
+            f"off by {off:.1e} of the largest, allowed are {tolerance:.1e}; nothing "
+            "was written"
+        )
+    return write(path, content)
+
+
+def onnx_int8(path: str | Path, source: str | Path, inputs: Any) -> int:
+    """Write an ONNX file with int8 weights, whose products are computed in int8.
+
+    By onnxruntime's own quantization of convolutions and matrix products: weights
+    symmetric, with a scale for each output channel; activations between the smallest
+    and largest value that was seen of the examples. Where the network has loops, ranges
+    are found while it computes.
+
+    Args:
+      path: of the file; replaced as a whole.
+      source: a file that `onnx` wrote.
+      inputs: an array `[batch, ...]` of examples to find ranges with; never those of
+        the test split.
+
+    Returns:
+      The size of the file in bytes.
+
+    Raises:
+      ImportError: that says what to install, if a package is missing.
+    """
+    onnx = _package("onnx")
+    quantization: Any = _package("onnxruntime.quantization")
+    kind = quantization.QuantType
+    weights = {"per_channel": True, "weight_type": kind.QInt8}
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
+        ready, made = Path(folder) / "ready.onnx", Path(folder) / "int8.onnx"
+        quantization.quant_pre_process(source, ready, skip_symbolic_shape=True)
+        nodes = onnx.load(ready).graph.node
+        if any(node.op_type == "Loop" for node in nodes):
+            inside = {"EnableSubgraph": True}
+            quantization.quantize_dynamic(ready, made, extra_options=inside, **weights)
+        else:
+            quantization.quantize_static(
+                ready,
+                made,
+                _reader(quantization, inputs),
+                quant_format=quantization.QuantFormat.QDQ,
+                activation_type=kind.QUInt8,
+                op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+                **weights,
+            )
+        return write(path, made.read_bytes())
+
+
+def _reader(quantization: Any, inputs: Any) -> Any:
+    """Return what hands out the examples once, as onnxruntime wants it."""
+    batches = iter([{"inputs": np.asarray(inputs)}])
+    one = {"get_next": lambda self: next(batches, None)}
+    return type("Reader", (quantization.CalibrationDataReader,), one)()
+
+
+def load_onnx(path: str | Path, *, threads: int = 1) -> Callable[[Any], np.ndarray]:
+    """Return the network of an ONNX file as a function of a batch of inputs.
+
+    Args:
+      path: of the file.
+      threads: that onnxruntime uses for one call.
+
+    Raises:
+      ImportError: that says what to install, if a package is missing.
+    """
+    return _session(Path(path).read_bytes(), threads)
+
+
+def _session(content: bytes, threads: int = 1) -> Callable[[Any], np.ndarray]:
+    onnxruntime = _package("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    providers = ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(content, options, providers=providers)
+    return lambda inputs: session.run(None, {"inputs": np.asarray(inputs)})[0]
+
+
+def _package(name: str) -> Any:
+    import importlib
+
+    with _quiet():
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            raise ImportError(
+                f"kdjax.export needs {name} for this: {_INSTALL}"
+            ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what these packages say of themselves off the screen."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    with contextlib.suppress(ImportError):  # its absence is told where it is needed
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
