@@ -34,6 +34,8 @@ $(VENV)/bin/python:
 $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing kdjax[$*] into $(VENV) (half a minute) ..."
 	@$(PIP) --editable '.[$*]'
+	@# alone, because it asks for an older orbax-checkpoint and more that it does without
+	@said=$$($(PIP) --no-deps jax2onnx 2>&1) || { echo "$$said"; exit 1; }
 	@touch $@
 
 clean:

@@ -96,7 +96,7 @@ class Fit:
         return train.make_step(apply, teach, objective, tx, past=learner.past)
 
     def _transformation(self, learning_rate: Any) -> optax.GradientTransformation:
-        tx = self.recipe.transformation(learning_rate)
+        tx = self._learner.around(self.recipe.transformation(learning_rate))
         trains = self._learner.trains
         if trains is None:
             return tx

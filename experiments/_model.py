@@ -28,15 +28,18 @@ class Model:
         given = {"width": self.width or width, "depth": self.depth or depth}
         return dataclasses.replace(self, **given)
 
-    @functools.cache  # noqa: B019 - few, and one network is one compiled program
-    def build(self, classes: int) -> Network:
-        """Return the network: for the same model the same."""
+    def module(self, classes: int) -> MLP | ResNet:
+        """Return the Linen module."""
         assert self.width is not None
         assert self.depth is not None
         if self.model == "resnet":
-            return networks.from_linen(ResNet(classes, self.depth, self.width))
-        mlp = MLP(classes, self.width, self.depth, dropout=self.dropout)
-        return networks.from_linen(mlp)
+            return ResNet(classes, self.depth, self.width)
+        return MLP(classes, self.width, self.depth, dropout=self.dropout)
+
+    @functools.cache  # noqa: B019 - few, and one network is one compiled program
+    def build(self, classes: int) -> Network:
+        """Return the network: for the same model the same."""
+        return networks.from_linen(self.module(classes))
 
     @property
     def last(self) -> str:

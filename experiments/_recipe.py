@@ -76,6 +76,7 @@ class Learner:
       export: takes the variables of the one to those of the other.
       start: `start(seed) -> variables` before the first step; None draws them.
       trains: of each parameter's path, whether it is trained; None trains all.
+      around: makes an optimizer of the recipe's, such as one that prunes.
       past: what the training state keeps of the network's own past.
       steps_per_call: training steps in one compiled call.
     """
@@ -85,6 +86,7 @@ class Learner:
     export: Callable[[Variables], Variables] = lambda variables: variables
     start: Callable[[int], Variables] | None = None
     trains: Callable[[str], bool] | None = None
+    around: Callable[[Any], Any] = lambda tx: tx
     past: teachers.Past | None = None
     steps_per_call: int = 1
 

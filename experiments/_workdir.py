@@ -203,6 +203,12 @@ class Run:
         if isinstance(result, report.Grid):
             report.plot_heatmap(self.directory / "heatmap.png", result)
             return ("heatmap",)
+        if isinstance(result, report.Frontier):
+            report.plot_frontier(self.directory / "frontier.png", result)
+            return ("frontier",)
+        if isinstance(result, report.Sensitivity):
+            report.plot_sensitivity(self.directory / "sensitivity.png", result)
+            return ("sensitivity",)
         if isinstance(result, report.Tradeoff):
             report.plot_tradeoff(self.directory / "tradeoff.png", result)
             return ("tradeoff",)

@@ -52,15 +52,27 @@ class Units:
         return self.silenced + self.indexed
 
 
-def check(function: str, variables: Variables, layers: Mapping[str, Units]) -> None:
+def check(
+    function: str,
+    variables: Variables,
+    layers: Mapping[str, Units],
+    *,
+    silenced_only: bool = False,
+) -> None:
     """Raise unless every place is there and long enough.
+
+    Args:
+      function: whose arguments these are.
+      variables: of the network.
+      layers: its units.
+      silenced_only: whether the places where units are silenced will do.
 
     Raises:
       ValueError: that names the layer and the array.
     """
     arrays = select(variables, lambda *_: True)
     for name, units in layers.items():
-        for place in units.places:
+        for place in units.silenced if silenced_only else units.places:
             if place.path not in arrays:
                 known = ", ".join(list(arrays)[:8])
                 raise ValueError(
@@ -69,7 +81,8 @@ def check(function: str, variables: Variables, layers: Mapping[str, Units]) -> N
                 )
             shape = arrays[place.path].shape
             end = place.start + place.repeats * units.size
-            if place.axis >= len(shape) or end > shape[place.axis]:
+            least = min(place.axis, place.start, place.repeats - 1)
+            if least < 0 or place.axis >= len(shape) or end > shape[place.axis]:
                 raise ValueError(
                     f"{function}: units {name!r} take the entries {place.start} to "
                     f"{end - 1} along axis {place.axis} of {place.path!r}, but its "

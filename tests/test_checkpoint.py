@@ -261,3 +261,11 @@ def test_a_machine_in_trouble_is_not_taken_for_damage(three, state, monkeypatch)
         with pytest.raises(PermissionError):
             checkpoints.restore(state)
     assert sorted(os.listdir(three)) == ["1", "2", "3"]
+
+
+def test_reading_while_jax_traces_is_refused_and_sets_nothing_aside(three, state):
+    with checkpoint.Checkpoints(three) as checkpoints:
+        with pytest.raises(checkpoint.CheckpointError, match=r"jit.*eval_shape"):
+            jax.eval_shape(lambda: checkpoints.restore(state).state)
+        assert checkpoints.steps() == [1, 2, 3]
+    assert not list(three.glob("unreadable-*"))

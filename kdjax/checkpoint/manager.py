@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -157,8 +158,13 @@ class Checkpoints:
 
         Raises:
           CheckpointError: if the checkpoint holds a state of another structure or other
-            shapes than `like`.
+            shapes than `like`, or while JAX traces a function.
         """
+        if isinstance(jnp.zeros(()), jax.core.Tracer):  # else it would look damaged
+            raise CheckpointError(
+                f"{self.directory} cannot be read inside of jit, vmap or eval_shape: "
+                "restore first, and hand the state to the function"
+            )
         problems: list[str] = []
         steps = self.steps() if step is None else [step]
         for number in reversed(steps):

@@ -1,21 +1,21 @@
 """Compressed variables as one file, in the safetensors format."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
+from flax import core, traverse_util
 
 from kdjax import trees
 from kdjax.base import Variables
 from kdjax.compress._pack import Packed, pack, unpack
+from kdjax.compress.quantize import Quantized
+from kdjax.files import replace
 
 _FORMAT = "kdjax compressed variables 1"
-_PLAIN = ("float", "int", "uint", "bool")
 
 
 class Damaged(RuntimeError):
@@ -34,14 +34,15 @@ def save(
 
     Args:
       path: of the file, usually `*.safetensors`; replaced as a whole.
-      variables: nested dicts of arrays and `quantize.Quantized`.
+      variables: nested dicts of arrays and `quantize.Quantized`; names without "/" and
+        ":".
       about: JSON values to keep beside them.
 
     Returns:
       The size of the file in bytes.
 
     Raises:
-      ValueError: if there are other containers than dicts with names.
+      ValueError: if there are other containers than dicts with such names.
       ImportError: without the packages of `pip install 'kdjax[compress]'`.
 
     Example::
@@ -52,27 +53,21 @@ def save(
         student.apply(quantize.dequantized(variables), images)
     """
     safetensors = _safetensors()
-    packed = traverse_util.flatten_dict(pack(variables), sep="/")
-    for name, leaf in packed.items():
-        if not isinstance(leaf, Packed):
-            raise ValueError(
-                "compress.save: variables must be nested dicts of arrays, but "
-                f"{name!r} holds {type(leaf).__name__}"
-            )
+    named = _by_path(variables)
+    empty = [n for n, leaf in named.items() if leaf is traverse_util.empty_node]
+    packed = {n: pack(leaf) for n, leaf in named.items() if n not in empty}
     tensors = _tensors(packed)
     stored = {name: _storable(array) for name, array in tensors.items()}
-    described: dict[str, Any] = {"leaves": {}, "about": dict(about or {})}
+    # as it will be read: names that are numbers become text
+    about = json.loads(json.dumps(dict(about or {})))
+    described: dict[str, Any] = {"leaves": {}, "empty": empty, "about": about}
     for name, leaf in packed.items():
         found = stored[name]
         if (found.shape, found.dtype.name) != (leaf.shape, leaf.dtype):
             described["leaves"][name] = [[*leaf.shape], leaf.dtype, leaf.bits]
     described["sha256"] = _digest(tensors, described)
     metadata = {"format": _FORMAT, "kdjax": json.dumps(described)}
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(safetensors.save(stored, metadata))
-    os.replace(temporary, path)
-    return path.stat().st_size
+    return replace(path, safetensors.save(stored, metadata))
 
 
 def load(path: str | Path) -> tuple[Variables, dict[str, Any]]:
@@ -91,7 +86,9 @@ def load(path: str | Path) -> tuple[Variables, dict[str, Any]]:
     try:
         stored = safetensors.load(content)
         length = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+        if metadata.get("format") != _FORMAT:
+            raise ValueError(f"its format is {metadata.get('format')}, not {_FORMAT}")
         described = json.loads(metadata["kdjax"])
         sha256 = described.pop("sha256")
         packed = _leaves(stored, described["leaves"])
@@ -100,8 +97,25 @@ def load(path: str | Path) -> tuple[Variables, dict[str, Any]]:
         raise Damaged(f"{path} is damaged: {why}") from error
     if _digest(_tensors(packed), described) != sha256:
         raise Damaged(f"{path} is damaged: its content does not match its checksum")
-    variables = unpack({tuple(n.split("/")): leaf for n, leaf in packed.items()})
-    return traverse_util.unflatten_dict(variables), described["about"]
+    named = unpack(packed) | dict.fromkeys(described["empty"], traverse_util.empty_node)
+    return traverse_util.unflatten_dict(named, sep="/"), described["about"]
+
+
+def _by_path(variables: Variables) -> dict[str, Any]:
+    """Return arrays by path, and empty dicts."""
+    where = "compress.save: variables must be nested dicts of arrays, but"
+    if not isinstance(variables, dict | core.FrozenDict):
+        raise ValueError(f"{where} these are {type(variables).__name__}")
+    flat = traverse_util.flatten_dict(variables, keep_empty_nodes=True)
+    for path, leaf in flat.items():
+        for name in path:
+            if not isinstance(name, str) or {"/", ":"} & set(name):
+                raise ValueError(f"{where} {name!r} is no name without '/' and ':'")
+        known = isinstance(leaf, Quantized | int | float) or hasattr(leaf, "dtype")
+        if not known and leaf is not traverse_util.empty_node:
+            kind = type(leaf).__name__
+            raise ValueError(f"{where} {'/'.join(path)!r} holds {kind}")
+    return {"/".join(path): leaf for path, leaf in flat.items()}
 
 
 def _leaves(
@@ -141,7 +155,7 @@ def _digest(tensors: Mapping[str, np.ndarray], described: Mapping[str, Any]) -> 
 
 def _storable(array: np.ndarray) -> np.ndarray:
     """Return an array of a dtype that NumPy knows: others as their bytes."""
-    plain = array.dtype.name.rstrip("0123456789") in _PLAIN
+    plain = array.dtype.isbuiltin == 1 and array.dtype.kind in "fiub"
     return array if plain else np.frombuffer(array.tobytes(), np.uint8)
 
 

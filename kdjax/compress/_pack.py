@@ -34,49 +34,59 @@ class Packed:
     def unpacked(self) -> Array | Quantized:
         """Return what was packed; pure, so that a program can hold packed weights."""
         data, size = self.arrays["data"], int(np.prod(self.shape))
-        count = size if "mask" not in self.arrays else None
-        if self.bits is not None:
-            data = from_bits(data, self.bits, count)
         if self.bits is None:
-            values = self._spread(data, jnp.zeros((), data.dtype), size)
+            values = self._spread(data, data.dtype.type(0), size)
             return jnp.asarray(values, self.dtype).reshape(self.shape)
-        like = Quantized(data, self.arrays["scale"], **self._grid())
-        zero = jnp.broadcast_to(like.zero_code, self.shape).ravel()
-        codes = self._spread(data, zero, size).reshape(self.shape)
-        return dataclasses.replace(like, codes=codes)
-
-    def _grid(self) -> dict[str, Any]:
-        levels, zero = self.arrays.get("levels"), self.arrays.get("zero_point")
+        count = size if "mask" not in self.arrays else None
+        data = from_bits(data, self.bits, count)
+        scale, levels = self.arrays["scale"], self.arrays.get("levels")
+        zero = self.arrays.get("zero_point")
         if levels is None and zero is None:
-            scale = self.arrays["scale"]
-            zero = jnp.full(scale.shape, _middle(self.bits), jnp.uint8)
-        fixed = {"bits": self.bits, "dtype": self.dtype}
-        return {"zero_point": zero, "levels": levels, **fixed}
+            zero = np.full(scale.shape, _middle(self.bits), np.uint8)
+        of_places = (
+            np.broadcast_to if isinstance(data, np.ndarray) else jnp.broadcast_to
+        )
+        zeros = of_places(_zero_code(zero, levels), self.shape).ravel()
+        codes = self._spread(data, zeros, size).reshape(self.shape)
+        held = jax.tree.map(jnp.asarray, (codes, scale, zero, levels))
+        return Quantized(*held, bits=self.bits, dtype=self.dtype)
 
-    def _spread(self, data: Array, zero: Array, size: int) -> Array:
+    def _spread(self, data: Any, zero: Any, size: int) -> Any:
         """Put the values that are kept in their places, zeros elsewhere."""
         if "mask" not in self.arrays:
             return data
-        stays = jnp.unpackbits(self.arrays["mask"], count=size).astype(bool)
-        place = jnp.clip(jnp.cumsum(stays) - 1, 0)
-        return jnp.where(stays, data[place], zero)
+        numpy = _numpy(data)
+        stays = numpy.unpackbits(self.arrays["mask"], count=size).astype(bool)
+        place = numpy.maximum(numpy.cumsum(stays) - 1, 0)
+        return numpy.where(stays, data[place], zero)
 
 
-def _middle(bits: int | None) -> int:
+def _numpy(array: Any) -> Any:
+    """Return NumPy for its arrays: what is read of a file needs no compiled program."""
+    return np if isinstance(array, np.ndarray) else jnp
+
+
+def _middle(bits: int) -> int:
     """The code of 0.0 on a symmetric grid, which needs not be stored."""
-    assert bits is not None
     return 2 ** (bits - 1) - 1
+
+
+def _zero_code(zero: Any, levels: Any) -> Any:
+    """The code of 0.0, in every place where there is one."""
+    return zero if levels is None else abs(levels).argmin().astype(np.uint8)
 
 
 def pack(tree: PyTree) -> PyTree:
     """Return the tree with every array as a `Packed`; undone by `unpack`, bit by bit.
 
     Codes take as many bits as they have. An array with enough zeros, quantized or not,
-    is kept as a bitmap and the rest. Sizes depend on the values, so it cannot run under
-    `jit`.
+    is kept as a bitmap and the rest; `prune.apply` makes such zeros, `w * mask` leaves
+    some of them negative, and those are kept. Sizes depend on the values, so it cannot
+    run under `jit`.
 
     Args:
-      tree: any pytree of arrays and `quantize.Quantized`.
+      tree: any pytree of arrays and `quantize.Quantized`. Numbers of 64 bits become
+        such of 32, as in all of JAX, unless that is told otherwise.
 
     Returns:
       The same containers; `trees.num_bytes` of them is what they take.
@@ -101,21 +111,22 @@ def unpack(tree: PyTree) -> PyTree:
 
 def _packed(leaf: Array | Quantized) -> Packed:
     if isinstance(leaf, Quantized):
-        codes = np.asarray(leaf.codes)
-        stays = codes != np.asarray(leaf.zero_code)
-        arrays = {name: getattr(leaf, name) for name in ("scale", "levels")}
-        zero = leaf.zero_point
-        symmetric = zero is not None and np.all(np.asarray(zero) == _middle(leaf.bits))
+        host: Any = jax.tree.map(np.asarray, leaf)
+        zero = host.zero_point
+        stays = host.codes != _zero_code(zero, host.levels)
+        symmetric = zero is not None and np.all(zero == _middle(leaf.bits))
+        arrays = {"scale": host.scale, "levels": host.levels}
         arrays["zero_point"] = None if symmetric else zero
-        arrays |= _smallest(codes.ravel(), stays.ravel(), leaf.bits)
-        known = {name: x for name, x in arrays.items() if x is not None}
+        arrays |= _smallest(host.codes.ravel(), stays.ravel(), leaf.bits)
+        known = {n: jnp.asarray(x) for n, x in arrays.items() if x is not None}
         return Packed(known, leaf.shape, leaf.dtype, leaf.bits)
-    values = np.asarray(leaf)
+    values = np.asarray(jnp.asarray(leaf))  # of a dtype that JAX has
     stays = (values != 0) | np.signbit(values) if _is_real(values) else values == values
     arrays = _smallest(values.ravel(), stays.ravel(), None)
     if "mask" not in arrays:
         arrays["data"] = arrays["data"].reshape(values.shape)
-    return Packed(arrays, values.shape, values.dtype.name, None)
+    known = {name: jnp.asarray(array) for name, array in arrays.items()}
+    return Packed(known, values.shape, values.dtype.name, None)
 
 
 def _is_real(values: np.ndarray) -> bool:
@@ -124,36 +135,37 @@ def _is_real(values: np.ndarray) -> bool:
 
 def _smallest(
     values: np.ndarray, stays: np.ndarray, bits: int | None
-) -> dict[str, Array]:
+) -> dict[str, np.ndarray]:
     """Return all values, or a bitmap and those that stay, whatever takes less."""
     kept = values[stays] if stays.any() else values[:1]  # never empty: it is indexed
     width = bits or 8 * values.dtype.itemsize
     if stays.size + kept.size * width < values.size * width:
-        return {"mask": jnp.packbits(jnp.asarray(stays)), "data": _data(kept, bits)}
+        return {"mask": np.packbits(stays), "data": _data(kept, bits)}
     return {"data": _data(values, bits)}
 
 
-def _data(values: np.ndarray, bits: int | None) -> Array:
-    return jnp.asarray(values) if bits is None else to_bits(jnp.asarray(values), bits)
+def _data(values: np.ndarray, bits: int | None) -> np.ndarray:
+    return values if bits is None else to_bits(values, bits)
 
 
-def to_bits(codes: Array, bits: int) -> Array:
+def to_bits(codes: Any, bits: int) -> Any:
     """Return codes below `2**bits`, `[n]`, as `[⌈n · bits / 8⌉]` bytes.
 
     >>> to_bits(jnp.array([1, 2, 3], jnp.uint8), 4)
-    Array([ 18,  48], dtype=uint8)
+    Array([18, 48], dtype=uint8)
     """
-    places = jnp.arange(bits - 1, -1, -1, dtype=jnp.uint8)
-    return jnp.packbits((codes[:, None] >> places[None]) & jnp.uint8(1))
+    places = np.arange(bits - 1, -1, -1, dtype=np.uint8)
+    return _numpy(codes).packbits((codes[:, None] >> places[None]) & np.uint8(1))
 
 
-def from_bits(packed: Array, bits: int, count: int | None = None) -> Array:
+def from_bits(packed: Any, bits: int, count: int | None = None) -> Any:
     """Undo `to_bits`; without a count there may be a few zeros more at the end.
 
     >>> from_bits(jnp.array([18, 48], jnp.uint8), 4, 3)
     Array([1, 2, 3], dtype=uint8)
     """
     count = len(packed) * 8 // bits if count is None else count
-    each = jnp.unpackbits(packed, count=count * bits).reshape(count, bits)
-    places = jnp.arange(bits - 1, -1, -1, dtype=jnp.uint8)
-    return (each << places[None]).sum(1, dtype=jnp.uint8)
+    unpackbits = _numpy(packed).unpackbits
+    each = unpackbits(packed, count=count * bits).reshape(count, bits)
+    places = np.arange(bits - 1, -1, -1, dtype=np.uint8)
+    return (each << places[None]).sum(1, dtype=np.uint8)

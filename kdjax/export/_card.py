@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 _CALLS = {
     ".safetensors": (
         "from kdjax import compress\n"
@@ -67,11 +69,12 @@ def model_card(
             + ", ".join(f"*{suffix}" for suffix in _CALLS)
         )
     shape = ", ".join(["batch", *map(str, inputs.shape[1:])])
+    dtype = jax.dtypes.canonicalize_dtype(inputs.dtype)  # as files have it
     parts = [
         f"# {name}",
         f"**Data.** {data}",
         f"**Teacher.** {teacher or 'None: it learned from labels alone.'}",
-        f"**Inputs.** `{inputs.dtype}[{shape}]`. **Outputs.** Logits, one per class.",
+        f"**Inputs.** `{dtype}[{shape}]`. **Outputs.** Logits, one per class.",
         notes,
         "## Figures",
         _table([("figure", "value"), *metrics.items()]),

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from kdjax.base import Network, Variables
 from kdjax.compress import quantize
 from kdjax.export._loops import settle
-from kdjax.export._stablehlo import write
+from kdjax.files import replace
 
 _INSTALL = (
     "pip install 'kdjax[onnx]' && pip install --no-deps jax2onnx==0.17.1\n"
@@ -33,7 +34,8 @@ def onnx(
 ) -> int:
     """Write a network as an ONNX file for any batch size, and compare what it says.
 
-    Weights are float32 in it, quantized ones too: `onnx_int8` makes integers of them.
+    Weights are float32 in it, bfloat16 and quantized ones too: `onnx_int8` makes
+    integers of them.
 
     Args:
       path: of the file; replaced as a whole.
@@ -58,8 +60,9 @@ def onnx(
         [logits] = session.run(None, {"inputs": images})
     """
     jax2onnx = _package("jax2onnx")
-    inputs = np.asarray(inputs)
-    whole = quantize.dequantized(variables)
+    _package("onnxruntime")  # or raise before the work
+    inputs = _array(inputs)
+    whole = jax.tree.map(_single, quantize.dequantized(variables))
 
     def answer(inputs: Any) -> Any:
         return network.apply(whole, inputs)[0].logits
@@ -74,18 +77,44 @@ def onnx(
             raise ValueError(
                 f"export.onnx: jax2onnx cannot convert this network: {error}"
             ) from error
-    settle(model)
+    settle(model.graph)
     content = model.SerializeToString()
-    found = _session(content)(inputs)
-    wanted = np.asarray(jax.jit(answer)(inputs))
-    off = np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-30)
+    off = _difference(content, jax.jit(answer), inputs)
     if not off <= tolerance:
         raise ValueError(
             "export.onnx: in onnxruntime the network says something else: a logit is "
             f"off by {off:.1e} of the largest, allowed are {tolerance:.1e}; nothing "
             "was written"
         )
-    return write(path, content)
+    return replace(path, content)
+
+
+def _single(leaf: jax.Array) -> jax.Array:
+    real = jnp.issubdtype(leaf.dtype, jnp.floating)
+    return leaf.astype(jnp.float32) if real else leaf
+
+
+def _difference(
+    content: bytes, answer: Callable[[Any], Any], inputs: np.ndarray
+) -> float:
+    """Return how far off logits are, in units of the largest one.
+
+    Of two batch sizes, because it may be that a network or a file takes one alone.
+    """
+    batches = [inputs, np.concatenate([inputs, inputs[:1]])]
+    try:
+        run = _session(content)
+        pairs = [(run(batch), np.asarray(answer(batch))) for batch in batches]
+        off = [
+            np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-30)
+            for found, wanted in pairs
+        ]
+    except Exception as error:  # whatever they cannot do
+        raise ValueError(
+            "export.onnx: the network and its file in onnxruntime must both run with "
+            f"{len(inputs)} examples and with {len(inputs) + 1}, but: {error}"
+        ) from error
+    return float(np.max(off))
 
 
 def onnx_int8(path: str | Path, source: str | Path, inputs: Any) -> int:
@@ -129,12 +158,12 @@ def onnx_int8(path: str | Path, source: str | Path, inputs: Any) -> int:
                 op_types_to_quantize=["Conv", "Gemm", "MatMul"],
                 **weights,
             )
-        return write(path, made.read_bytes())
+        return replace(path, made.read_bytes())
 
 
 def _reader(quantization: Any, inputs: Any) -> Any:
     """Return what hands out the examples once, as onnxruntime wants it."""
-    batches = iter([{"inputs": np.asarray(inputs)}])
+    batches = iter([{"inputs": _array(inputs)}])
     one = {"get_next": lambda self: next(batches, None)}
     return type("Reader", (quantization.CalibrationDataReader,), one)()
 
@@ -148,17 +177,36 @@ def load_onnx(path: str | Path, *, threads: int = 1) -> Callable[[Any], np.ndarr
 
     Raises:
       ImportError: that says what to install, if a package is missing.
+      ValueError: if onnxruntime cannot read the file.
     """
-    return _session(Path(path).read_bytes(), threads)
+    content = Path(path).read_bytes()
+    onnxruntime = _package("onnxruntime")
+    try:
+        return _session(content, threads)
+    except onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf as error:
+        raise ValueError(f"{path} is damaged or no ONNX file: {error}") from error
 
 
 def _session(content: bytes, threads: int = 1) -> Callable[[Any], np.ndarray]:
     onnxruntime = _package("onnxruntime")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what is an error is raised, too
     providers = ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(content, options, providers=providers)
-    return lambda inputs: session.run(None, {"inputs": np.asarray(inputs)})[0]
+    return lambda inputs: session.run(None, {"inputs": _array(inputs)})[0]
+
+
+def _array(inputs: Any) -> np.ndarray:
+    """Return a batch with the dtype that JAX computes it in."""
+    array = np.asarray(inputs)
+    # onnxruntime ends the process where it divides by a batch size of 0
+    if not array.ndim or not len(array):
+        raise ValueError(
+            "export: inputs must be an array [batch, ...] that is not empty, got "
+            f"{type(inputs).__name__} of shape {list(array.shape)}"
+        )
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
 def _package(name: str) -> Any:

@@ -1,7 +1,7 @@
 """StableHLO: a network and its weights as one program."""
 
-import os
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from jax import Array, export
 from kdjax import compress
 from kdjax.base import Network, Variables
 from kdjax.compress import quantize
+from kdjax.files import replace
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -66,8 +67,21 @@ def stablehlo(
     specs = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype), inputs
     )
-    program = export.export(answer, platforms=platforms)(specs)
-    return write(path, bytes(program.serialize()))
+    with _nameless():
+        program = export.export(answer, platforms=platforms)(specs)
+    return replace(path, bytes(program.serialize()))
+
+
+@contextlib.contextmanager
+def _nameless() -> Iterator[None]:
+    """Keep the paths of this machine's source files out of programs."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def load_stablehlo(path: str | Path) -> Callable[[Any], Array]:
@@ -82,12 +96,3 @@ def load_stablehlo(path: str | Path) -> Callable[[Any], Array]:
     except Exception as error:  # whatever a damaged file makes of it
         raise ValueError(f"{path} holds no program of jax.export: {error}") from error
     return jax.jit(program.call)
-
-
-def write(path: str | Path, content: bytes) -> int:
-    """Replace a file as a whole; return its size."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-    return len(content)

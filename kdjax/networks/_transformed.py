@@ -1,7 +1,7 @@
 """A network whose parameters pass through a function first."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from kdjax.base import Network, Outputs, PyTree, Variables
@@ -22,6 +22,9 @@ def transformed(network: Network, transform: Callable[[PyTree], PyTree]) -> Netw
     Returns:
       A network with the same variables.
 
+    Raises:
+      ValueError: when applied to variables without params.
+
     >>> import jax.numpy as jnp
     >>> from kdjax import networks
     >>> linear = networks.from_function(lambda params, x: x @ params)
@@ -34,6 +37,11 @@ def transformed(network: Network, transform: Callable[[PyTree], PyTree]) -> Netw
     def apply(
         variables: Variables, inputs: Any, **options: Any
     ) -> tuple[Outputs, Variables]:
+        if not isinstance(variables, Mapping) or "params" not in variables:
+            raise ValueError(
+                "networks.transformed: the network must have variables['params'], got "
+                f"{type(variables).__name__}; transform the members of a mixture"
+            )
         params = variables["params"]
         seen = {**variables, "params": transform(params)}
         outputs, updated = network.apply(seen, inputs, **options)

@@ -12,14 +12,15 @@ from typing import Any
 
 import jax
 
+from kdjax import files
+
 _PACKAGES = ("kdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, default=str) + "\n")
-    os.replace(temporary, path)
+    text = json.dumps(value, indent=1, default=str) + "\n"
+    files.replace(path, text.encode())
 
 
 def about_this_process() -> dict[str, Any]:

@@ -11,15 +11,17 @@ from kdjax.report.grids import Grid
 from kdjax.report.results import Result
 
 
-def _figure(title: str, x: str, y: str, height: float = 4.3) -> Any:
+def _figure(title: str, x: str, y: str, height: float = 4.3, *, panels: int = 1) -> Any:
+    """Return a figure and its axes, or an array of them, one below the other."""
     from matplotlib.figure import Figure  # no global state, no display needed
 
     figure = Figure(figsize=(7, height), dpi=120, layout="constrained")
-    axes = figure.subplots()
-    axes.set(xlabel=x, ylabel=y)
+    axes = figure.subplots(panels)
     figure.suptitle(title, fontsize=10, wrap=True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
+    for panel in np.atleast_1d(axes):
+        panel.set(xlabel=x, ylabel=y)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(alpha=0.25)
     return figure, axes
 
 

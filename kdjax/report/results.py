@@ -25,7 +25,13 @@ _COST = {
     "flops": ("FLOPs", 1, 0),
     "latency": ("latency µs", 1e6, 1),
 }
-_FIGURES = {**_PER_SEED, **_COST}
+# what some results show besides
+_FURTHER = {
+    "stored": ("on disk", 1, 0),
+    "nonzero": ("nonzero", 1, 0),
+    "onnx_latency": ("ONNX µs", 1e6, 1),
+}
+_FIGURES = {**_PER_SEED, **_COST, **_FURTHER}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +148,7 @@ class Result:
     rows: Sequence[Row]
     gains: Sequence[Gain] = ()
     notes: Sequence[str] = ()
-    columns: Sequence[str] = tuple(_FIGURES)
+    columns: Sequence[str] = (*_PER_SEED, *_COST)
     baseline: str | None = None
 
     def cells(self) -> list[list[str]]:
@@ -158,7 +164,8 @@ class Result:
         if name == "gain":
             return self._gain(row)
         _, factor, digits = _FIGURES[name]
-        values = np.array([row.cost[name]]) if name in _COST else row.values(name)
+        of_row = name not in _PER_SEED
+        values = np.array([row.cost[name]]) if of_row else row.values(name)
         return _cell(values, factor, digits)
 
     def _gain(self, row: Row) -> str:
@@ -208,7 +215,9 @@ class Result:
 
     def csv(self) -> str:
         """Return one line per network and seed, all figures in full precision."""
-        names = ["network", "seed", *_PER_SEED, *_COST, "sha256"]
+        known = {name for row in self.rows for name in row.cost}
+        further = [name for name in _FURTHER if name in known]
+        names = ["network", "seed", *_PER_SEED, *_COST, *further, "sha256"]
         text = io.StringIO()
         writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

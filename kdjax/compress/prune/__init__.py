@@ -28,10 +28,12 @@ from kdjax.compress.prune._masks import unstructured as unstructured
 from kdjax.compress.prune._schedules import cubic as cubic
 from kdjax.compress.prune._schedules import iterative as iterative
 from kdjax.compress.prune._schedules import one_shot as one_shot
+from kdjax.compress.prune._scores import Score as Score
 from kdjax.compress.prune._scores import l1 as l1
 from kdjax.compress.prune._scores import l2 as l2
 from kdjax.compress.prune._scores import random as random
 from kdjax.compress.prune._sensitivity import sensitivity as sensitivity
+from kdjax.compress.prune._structured import alive as alive
 from kdjax.compress.prune._structured import remove as remove
 from kdjax.compress.prune._structured import silencing as silencing
 from kdjax.compress.prune._structured import sizes as sizes

@@ -9,6 +9,7 @@ from jax import Array
 from kdjax import checks
 from kdjax.base import PyTree
 from kdjax.compress._weights import Where, weights
+from kdjax.compress.prune._above import above
 from kdjax.compress.prune._scores import Score, l1
 from kdjax.trees import differences, path_name
 
@@ -37,7 +38,7 @@ def unstructured(
       scope: `"layer"` prunes this fraction of every leaf, `"global"` of all together.
       where: `where(path, leaf)`, which leaves take part; by default those that hold
         weights, without biases and norms.
-      within: an earlier mask; what it prunes goes first.
+      within: an earlier mask; what it prunes stays pruned, and counts.
 
     Returns:
       Booleans of the structure and shapes of `params`: True stays. Leaves that take no
@@ -52,6 +53,7 @@ def unstructured(
     Array([[False,  True],
            [ True, False]], dtype=bool)
     """
+    checks.scalar("prune.unstructured", sparsity=sparsity)
     checks.fraction("prune.unstructured", sparsity=sparsity)
     check_scope("prune.unstructured", scope)
     scores = _scores(params, score, where)
@@ -71,7 +73,8 @@ def unstructured(
         chosen[n] if n in chosen else jnp.ones(jnp.shape(leaf), bool)
         for n, leaf in enumerate(leaves)
     ]
-    return structure.unflatten(masks)
+    whole = structure.unflatten(masks)
+    return whole if within is None else jax.tree.map(jnp.logical_and, whole, within)
 
 
 def _scores(params: PyTree, score: Score, where: Where) -> dict[int, Array]:
@@ -93,15 +96,16 @@ def _scores(params: PyTree, score: Score, where: Where) -> dict[int, Array]:
 
 def _highest(scores: Array, sparsity: float | Array) -> Array:
     """Say of each score whether it is kept when the lowest part goes."""
-    pruned = jnp.round(sparsity * scores.size).astype(int)
-    return above(scores, pruned)
+    return above(scores, number_pruned(sparsity, scores.size))
 
 
-def above(scores: Array, pruned: Array | int) -> Array:
-    """Say of each score whether it is not among the lowest `pruned` ones."""
-    order = jnp.argsort(scores.ravel(), stable=True)
-    stays = jnp.arange(scores.size) >= pruned
-    return jnp.zeros(scores.size, bool).at[order].set(stays).reshape(scores.shape)
+def number_pruned(sparsity: float | Array, size: int) -> Array:
+    """Return `round(sparsity * size)`, the same whether the sparsity is traced or not.
+
+    In float32, which beyond 2²⁴ does not count one by one; but all is all.
+    """
+    wanted = jnp.round(jnp.asarray(sparsity, float) * size).astype(int)
+    return jnp.where(jnp.asarray(sparsity) >= 1, size, wanted)
 
 
 def _split(flat: Array, like: dict[int, Array]) -> dict[int, Array]:
@@ -132,6 +136,10 @@ def check_mask(function: str, tree: PyTree, mask: PyTree) -> None:
             f"{function}: the mask has other leaves or shapes than the tree:\n"
             + (differences(tree=ours, mask=theirs) or "  (containers differ)")
         )
+
+
+def _is_mask(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.bool_)
 
 
 def apply(tree: PyTree, mask: PyTree) -> PyTree:
@@ -167,7 +175,11 @@ def sparsity(tree: PyTree, *, where: Where = weights) -> Array:
     >>> float(sparsity({"kernel": jnp.array([[0.0, 1.0], [0.0, 2.0]])}))
     0.5
     """
-    named = jax.tree_util.tree_leaves_with_path(tree)
-    found = [leaf for path, leaf in named if where(path_name(path), leaf)]
+    named = [
+        # a mask as the weights that it would leave of ones
+        (path_name(path), leaf * 1.0 if _is_mask(leaf) else leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+    found = [leaf for path, leaf in named if where(path, leaf)]
     zeros = sum((jnp.sum(leaf == 0) for leaf in found), jnp.zeros((), int))
     return zeros / max(sum(jnp.size(leaf) for leaf in found), 1)

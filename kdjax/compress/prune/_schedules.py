@@ -82,6 +82,7 @@ def cubic(
     [0.0, 0.7, 0.8]
     """
     checks.fraction("prune.cubic", sparsity=sparsity, initial=initial)
+    checks.fraction("prune.cubic", **{"sparsity - initial": sparsity - initial})
     checks.positive("prune.cubic", steps=stop - start)
 
     def schedule(step: Any) -> Array:

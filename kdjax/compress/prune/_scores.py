@@ -12,6 +12,11 @@ Score = Callable[[str, Array], Array]
 unit's weights are summed up."""
 
 
+def _at_least_float32(weights: Array) -> Array:
+    weights = jnp.asarray(weights)  # NumPy's float64 becomes what JAX holds
+    return weights.astype(jnp.promote_types(weights.dtype, jnp.float32))
+
+
 def l1(path: str, weights: Array) -> Array:
     """Score weights by `|w|`, units by the L1 norm: magnitude pruning.
 
@@ -22,7 +27,7 @@ def l1(path: str, weights: Array) -> Array:
     >>> l1("kernel", jnp.array([-2.0, 1.0]))
     Array([2., 1.], dtype=float32)
     """
-    return jnp.abs(weights).astype(jnp.promote_types(weights.dtype, "float32"))
+    return jnp.abs(_at_least_float32(weights))
 
 
 def l2(path: str, weights: Array) -> Array:
@@ -33,7 +38,7 @@ def l2(path: str, weights: Array) -> Array:
     >>> l2("kernel", jnp.array([-2.0, 1.0]))
     Array([4., 1.], dtype=float32)
     """
-    return jnp.square(jnp.asarray(weights, jnp.promote_types(weights.dtype, "float32")))
+    return jnp.square(_at_least_float32(weights))
 
 
 def random(key: Array) -> Score:

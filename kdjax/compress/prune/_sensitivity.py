@@ -1,9 +1,11 @@
 """How much pruning each layer bears."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from kdjax import checks
 from kdjax.base import PyTree
@@ -51,17 +53,15 @@ def sensitivity(
     if not names:
         raise ValueError("prune.sensitivity: no leaf takes part, where= holds for none")
 
-    def pruned(name: str) -> Callable[[float], PyTree]:
-        @jax.jit
-        def at(sparsity: float) -> PyTree:
-            one = unstructured(
-                params, sparsity, score=score, where=lambda path, _: path == name
-            )
-            return apply(params, one)
-
-        return at
+    # the params as an argument: of constants XLA would sort while it compiles
+    @functools.partial(jax.jit, static_argnums=0)
+    def pruned(name: str, params: PyTree, sparsity: Array) -> PyTree:
+        one = unstructured(
+            params, sparsity, score=score, where=lambda path, _: path == name
+        )
+        return apply(params, one)
 
     return {
-        name: [measure(at(jnp.float32(sparsity))) for sparsity in sparsities]
-        for name, at in ((name, pruned(name)) for name in names)
+        name: [measure(pruned(name, params, jnp.float32(s))) for s in sparsities]
+        for name in names
     }

@@ -10,7 +10,8 @@ from jax import Array
 from kdjax import checks
 from kdjax.base import PyTree, Variables
 from kdjax.compress._weights import Where, weights
-from kdjax.compress.prune._masks import Scope, above, check_scope
+from kdjax.compress.prune._above import above
+from kdjax.compress.prune._masks import Scope, check_scope, number_pruned
 from kdjax.compress.prune._scores import Score, l1
 from kdjax.trees import path_name, select
 from kdjax.units import Place, Units, check
@@ -61,15 +62,18 @@ def structured(
     [(3, 2), (2, 2)]
     >>> smaller = networks.from_linen(model.narrowed(sizes(kept)))
     """
+    checks.scalar("prune.structured", sparsity=sparsity)
     checks.fraction("prune.structured", sparsity=sparsity)
     check_scope("prune.structured", scope)
-    check("prune.structured", variables, layers)
+    check("prune.structured", variables, layers, silenced_only=True)
     arrays = select(variables, where)
     scores = {n: _unit_scores(arrays, n, u, score) for n, u in layers.items()}
-    if scope == "layer":
+    if scope == "layer" or not layers:
         return {n: above(s, _number(sparsity, s.size, 1)) for n, s in scores.items()}
-    # the best of each layer is beyond all others, so that it is never pruned
-    safe = [s.at[s.argmax()].set(jnp.inf) for s in scores.values()]
+    # the best of each layer is beyond all others, so that it is never pruned; those
+    # that are infinite or no number are the largest that are not
+    finite = [jnp.nan_to_num(s, nan=jnp.finfo(s.dtype).max) for s in scores.values()]
+    safe = [s.at[s.argmax()].set(jnp.inf) for s in finite]
     together = jnp.concatenate(safe)
     kept = above(together, _number(sparsity, together.size, len(scores)))
     ends = np.cumsum([s.size for s in safe])[:-1]
@@ -77,8 +81,7 @@ def structured(
 
 
 def _number(sparsity: float | Array, units: int, least: int) -> Array:
-    wanted = jnp.round(sparsity * units).astype(int)
-    return jnp.minimum(wanted, units - least)
+    return jnp.minimum(number_pruned(sparsity, units), units - least)
 
 
 def _unit_scores(
@@ -120,7 +123,8 @@ def silencing(variables: Variables, layers: Mapping[str, Units], kept: Kept) -> 
     Raises:
       ValueError: if the variables lack an array, or `kept` does not fit the units.
     """
-    _check("prune.silencing", variables, layers, kept)
+    check("prune.silencing", variables, layers, silenced_only=True)
+    _check_kept("prune.silencing", layers, kept)
     masks = {
         name: jnp.ones(jnp.shape(array), bool)
         for name, array in select(variables, lambda *_: True).items()
@@ -149,7 +153,8 @@ def remove(variables: Variables, layers: Mapping[str, Units], kept: Kept) -> Var
     Raises:
       ValueError: as `silencing`.
     """
-    _check("prune.remove", variables, layers, kept)
+    check("prune.remove", variables, layers)
+    _check_kept("prune.remove", layers, kept)
     keeps: dict[tuple[str, int], np.ndarray] = {}
     arrays = select(variables, lambda *_: True)
     for name, units in layers.items():
@@ -161,12 +166,46 @@ def remove(variables: Variables, layers: Mapping[str, Units], kept: Kept) -> Var
             keep[place.start : end] &= np.tile(np.asarray(kept[name]), place.repeats)
 
     def cut(path: tuple, array: Array) -> Array:
-        for axis in range(array.ndim):
+        for axis in range(jnp.ndim(array)):
             if (at := (path_name(path), axis)) in keeps:
-                array = jnp.compress(keeps[at], array, axis=axis)
+                # in NumPy: JAX would compile a program for each of the many shapes
+                array = jnp.asarray(np.asarray(array).compress(keeps[at], axis=axis))
         return array
 
     return jax.tree_util.tree_map_with_path(cut, variables)
+
+
+def alive(variables: Variables, layers: Mapping[str, Units]) -> dict[str, Array]:
+    """Return which units say anything: those that are not zero in all that makes them.
+
+    After a training with `fixed`, it finds again what `structured` chose before.
+
+    Args:
+      variables: of the network.
+      layers: its units.
+
+    Returns:
+      `{layer: [size] booleans}`, for `remove`.
+
+    Raises:
+      ValueError: if the variables lack an array.
+
+    >>> layers = {"hidden": Units(3, (Place("params/kernel", 1),), ())}
+    >>> kernel = jnp.array([[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]])
+    >>> alive({"params": {"kernel": kernel}}, layers)["hidden"]
+    Array([False,  True,  True], dtype=bool)
+    """
+    check("prune.alive", variables, layers, silenced_only=True)
+    arrays = select(variables, lambda *_: True)
+    nonzero = {name: array != 0 for name, array in arrays.items()}
+
+    def count(path: str, any_: Array) -> Array:
+        return any_.astype(jnp.float32)
+
+    return {
+        name: _unit_scores(nonzero, name, units, count) > 0
+        for name, units in layers.items()
+    }
 
 
 def sizes(kept: Kept) -> dict[str, int]:
@@ -186,12 +225,9 @@ def _along(place: Place, shape: tuple[int, ...], stays: Array) -> Array:
     return whole.reshape([-1 if a == place.axis else 1 for a in range(len(shape))])
 
 
-def _check(
-    function: str, variables: Variables, layers: Mapping[str, Units], kept: Kept
-) -> None:
-    check(function, variables, layers)
-    found = {name: list(jnp.shape(stays)) for name, stays in kept.items()}
-    wanted = {name: [units.size] for name, units in layers.items()}
+def _check_kept(function: str, layers: Mapping[str, Units], kept: Kept) -> None:
+    found = {n: f"{jnp.result_type(x)}{list(jnp.shape(x))}" for n, x in kept.items()}
+    wanted = {name: f"bool[{units.size}]" for name, units in layers.items()}
     if found != wanted:
         raise ValueError(
             f"{function}: kept must hold booleans for each unit of each layer: "

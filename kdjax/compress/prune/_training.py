@@ -1,5 +1,6 @@
 """Pruning inside of an optimizer: what is pruned stays zero while the rest learns."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ from kdjax.compress.prune._masks import (
     Scope,
     check_mask,
     check_scope,
+    sparsity,
     unstructured,
 )
 from kdjax.compress.prune._schedules import Schedule
@@ -36,7 +38,9 @@ class Pruned(NamedTuple):
     inner: Any
 
 
-def fixed(tx: optax.GradientTransformation, mask: PyTree) -> Any:
+def fixed(
+    tx: optax.GradientTransformation, mask: PyTree | Callable[[PyTree], PyTree]
+) -> Any:
     """Return the optimizer that keeps what a mask prunes at zero.
 
     Gradients of pruned weights are dropped before the optimizer sees them, so that they
@@ -44,7 +48,8 @@ def fixed(tx: optax.GradientTransformation, mask: PyTree) -> Any:
 
     Args:
       tx: any optimizer.
-      mask: booleans like the params; True stays. It becomes part of the state.
+      mask: booleans like the params, True stays, or a function of the params that
+        returns them. It becomes part of the state.
 
     Raises:
       ValueError: at `init`, if the mask does not fit the params; at `update`, if it is
@@ -58,9 +63,9 @@ def fixed(tx: optax.GradientTransformation, mask: PyTree) -> Any:
     """
 
     def begin(params: PyTree) -> Pruned:
-        check_mask("prune.fixed", params, mask)
-        pruned = jnp.zeros(())
-        return Pruned(jnp.zeros((), jnp.int32), pruned, mask, tx.init(params))
+        found = mask(params) if callable(mask) else mask
+        check_mask("prune.fixed", params, found)
+        return Pruned(jnp.zeros((), jnp.int32), sparsity(found), found, tx.init(params))
 
     return _pruning(tx, begin, lambda params, state: state)
 
@@ -135,14 +140,15 @@ def _pruning(tx: Any, begin: Any, look: Any) -> Any:
         if params is None:
             raise ValueError("prune: tx.update needs the params: update(g, s, params)")
         state = look(params, state)
-        alive = jax.tree.map(_zero_unless, state.mask, updates)
-        changes, inner = tx.update(alive, state.inner, params, **extra)
-        # minus the weight itself, so that the sum is exactly 0 even the first time
+        # the weights too: what decays them or scales by their norm sees no dead ones
+        alive, living = (
+            jax.tree.map(_zero_unless, state.mask, tree) for tree in (updates, params)
+        )
+        changes, inner = tx.update(alive, state.inner, living, **extra)
+        # minus the weight itself, so that the sum is exactly 0 even the first time; not
+        # rounded to a lower precision that the updates may have
         changes = jax.tree.map(
-            lambda m, change, w: jnp.where(m, change, -w.astype(change.dtype)),
-            state.mask,
-            changes,
-            params,
+            lambda m, change, w: jnp.where(m, change, -w), state.mask, changes, params
         )
         return changes, state._replace(step=state.step + 1, inner=inner)
 
@@ -159,11 +165,17 @@ def mask_in(opt_state: Any) -> PyTree:
     Raises:
       ValueError: if there is none, or more than one.
     """
-    is_pruned = lambda x: isinstance(x, Pruned)  # noqa: E731
-    found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_pruned) if is_pruned(x)]
+    found = _masks(opt_state)
     if len(found) != 1:
         raise ValueError(
             f"prune.mask_in: the state holds {len(found)} masks, not one; it must be "
             "that of prune.fixed or prune.scheduled"
         )
-    return found[0].mask
+    return found[0]
+
+
+def _masks(state: Any) -> list[PyTree]:
+    """Return all masks in a state, those of an optimizer inside of another too."""
+    is_pruned = lambda x: isinstance(x, Pruned)  # noqa: E731
+    found = [x for x in jax.tree.leaves(state, is_leaf=is_pruned) if is_pruned(x)]
+    return [mask for one in found for mask in (one.mask, *_masks(one.inner))]

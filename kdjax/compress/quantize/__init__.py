@@ -32,6 +32,7 @@ from kdjax.compress.quantize._codebooks import kmeans as kmeans
 from kdjax.compress.quantize._codebooks import nf4 as nf4
 from kdjax.compress.quantize._codebooks import power_of_two as power_of_two
 from kdjax.compress.quantize._integer import integer as integer
+from kdjax.compress.quantize._quantized import Method as Method
 from kdjax.compress.quantize._quantized import Quantized as Quantized
 from kdjax.compress.quantize._quantized import dequantized as dequantized
 from kdjax.compress.quantize._quantized import quantized as quantized

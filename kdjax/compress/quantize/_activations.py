@@ -46,7 +46,8 @@ def calibrated(
 
     Layers are `nn.Dense`, `nn.DenseGeneral`, `nn.Conv`, `nn.ConvTranspose` and
     `nn.Einsum`, wherever they are in a Linen module, but not inside of a loop
-    (`nn.scan`). All that they see is held in memory: a few hundred examples are enough.
+    (`nn.scan`, `nn.remat`). All that they see is held in memory: a few hundred examples
+    are enough.
 
     Args:
       network: made by `networks.from_linen`, or around such a one.
@@ -61,7 +62,7 @@ def calibrated(
       The ranges, for `with_activations` and `integer`.
 
     Raises:
-      ValueError: if there is no batch, or no such layer.
+      ValueError: if there is no batch or no such layer, or one inside of a loop.
 
     >>> from kdjax import models, networks
     >>> network = networks.from_linen(models.MLP(classes=2, width=4, depth=1))
@@ -72,7 +73,14 @@ def calibrated(
     """
     seen: dict[str, list[Array]] = {}
     for batch in batches:
-        for path, arrays in _see(network, variables, pick(batch, inputs)).items():
+        try:
+            found = _see(network, variables, pick(batch, inputs))
+        except jax.errors.UnexpectedTracerError as error:
+            raise ValueError(
+                "quantize.calibrated: a layer inside of a loop (nn.scan, nn.remat and "
+                "the like) cannot be seen; calibrate the network without the loop"
+            ) from error
+        for path, arrays in found.items():
             seen.setdefault(path, []).extend(array.ravel() for array in arrays)
     if not seen:
         raise ValueError(

@@ -1,9 +1,11 @@
 """Where a grid of evenly spaced values begins and ends."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from kdjax import checks
@@ -24,6 +26,7 @@ def min_max(rows: Array, rounded: Callable[[Array, Array], Array]) -> Pair:
     return rows.min(1, initial=0.0), rows.max(1, initial=0.0)
 
 
+@functools.cache  # the same bounds are the same function, and one compiled program
 def percentile(kept: float) -> Bounds:
     """Return bounds that hold this part of the values, in percent; the rest is clipped.
 
@@ -50,6 +53,7 @@ def percentile(kept: float) -> Bounds:
     return bounds
 
 
+@functools.cache
 def mse(steps: int = 40, least: float = 0.1) -> Bounds:
     """Return bounds with the smallest mean squared error, found by trying.
 
@@ -78,26 +82,35 @@ def mse(steps: int = 40, least: float = 0.1) -> Bounds:
     """
     checks.positive("quantize.mse", steps=steps, least=least)
     checks.fraction("quantize.mse", least=least)
-    shares = jnp.linspace(1.0, least, steps)
+    shares = np.linspace(1.0, least, steps)
 
     def bounds(rows: Array, rounded: Callable[[Array, Array], Array]) -> Pair:
         def error(low: Array, high: Array) -> Array:
             return jnp.square(rounded(low, high) - rows).sum(1)
 
-        def smallest(ends: Pair, errors: Array) -> Pair:
-            best = shares[errors.argmin(0)]  # of equals the widest
-            return best * ends[0], best * ends[1]
-
         low, high = min_max(rows, rounded)
-        wide = jnp.broadcast_to(low.min(), low.shape), jnp.full_like(high, high.max())
+        ends = low.min(initial=0.0), high.max(initial=0.0)
+        wide = jnp.full_like(low, ends[0]), jnp.full_like(high, ends[1])
+
+        def tried(share: Array) -> tuple[Pair, Array, Pair, Array]:
+            own = share * low, share * high
+            common = share * wide[0], share * wide[1]
+            return own, error(*own), common, error(*common)
+
         # one share at a time: all at once would take `steps` times the memory
-        own, common = jax.lax.map(
-            lambda s: (error(s * low, s * high), error(s * wide[0], s * wide[1])),
-            shares.astype(rows.dtype),
+        own, errors, common, other_errors = jax.lax.map(
+            tried, jnp.asarray(shares, rows.dtype)
         )
-        one = smallest((low, high), own)
-        all_ = smallest(wide, common.sum(1))
+        # of equals the first, the widest
+        one = _at(own, errors.argmin(0)[None])
+        all_ = _at(common, other_errors.sum(1, keepdims=True).argmin(0)[None])
         better = error(*all_) < error(*one)
         return jnp.where(better, all_[0], one[0]), jnp.where(better, all_[1], one[1])
 
     return bounds
+
+
+def _at(ends: Pair, best: Array) -> Pair:
+    """Return the ends `[channels]` at the best of `[steps, channels]`."""
+    low, high = (jnp.take_along_axis(end, best, axis=0)[0] for end in ends)
+    return low, high

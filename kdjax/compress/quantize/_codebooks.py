@@ -1,5 +1,6 @@
 """Values at any distance from each other: a code is a place in a table."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -11,6 +12,7 @@ from kdjax import checks
 from kdjax.compress.quantize._quantized import (
     Quantized,
     check,
+    finite,
     from_rows,
     per_channel,
     to_rows,
@@ -50,12 +52,18 @@ def kmeans(array: Array, *, bits: int = 4, iterations: int = 30) -> Quantized:
     Source: Han, Mao and Dally, "Deep compression", https://arxiv.org/abs/1510.00149
     (2016).
 
-    >>> kmeans(jnp.array([-3.1, -3.0, -2.9, 0.0, 5.0, 7.0]), bits=2).dequantized()
+    >>> q = kmeans(jnp.array([-3.1, -3.0, -2.9, 0.0, 5.0, 7.0]), bits=2)
+    >>> q.dequantized().round(4)
     Array([-3., -3., -3.,  0.,  5.,  7.], dtype=float32)
     """
     array = jnp.asarray(array)
     check("quantize.kmeans", array, bits)
     checks.positive("quantize.kmeans", iterations=iterations)
+    return _kmeans(array, bits, iterations)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _kmeans(array: Array, bits: int, iterations: int) -> Quantized:
     wide = upcast(array).ravel()
     even = uniform(wide, bits=bits, symmetric=False, channel_axis=None)
     zero = even.zero_code.astype(int).ravel()
@@ -65,10 +73,11 @@ def kmeans(array: Array, *, bits: int = 4, iterations: int = 30) -> Quantized:
         codes = _nearest(wide, levels)
         count = jnp.zeros_like(levels).at[codes].add(1.0)
         # the mean as a correction to the level: small sums lose no digits
-        rest = jnp.zeros_like(levels).at[codes].add(wide - levels[codes])
-        moved = levels + rest / jnp.maximum(count, 1.0)
-        return moved.at[zero].set(0.0)
+        rest = (wide - levels[codes]) / count[codes]  # a sum of them could overflow
+        moved = levels + jnp.zeros_like(levels).at[codes].add(rest)
+        return finite(moved.at[zero].set(0.0), levels.dtype)
 
+    levels = finite(levels, levels.dtype)
     levels = jax.lax.fori_loop(0, iterations, improved, levels)
     return Quantized(
         codes=_nearest(wide, levels).astype(jnp.uint8).reshape(array.shape),
@@ -105,10 +114,18 @@ def power_of_two(
     """
     array = jnp.asarray(array)
     check("quantize.power_of_two", array, bits)
+    return _power_of_two(array, bits, channel_axis)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _power_of_two(array: Array, bits: int, channel_axis: int | None) -> Quantized:
     rows = to_rows(upcast(array), channel_axis)
     largest = jnp.abs(rows).max(1, initial=0.0)
-    _, exponent = jnp.frexp(largest / 0.75)  # in [2^(e-1), 2^e)
-    scale = jnp.ldexp(jnp.ones_like(largest), exponent - 1)
+    mantissa, exponent = jnp.frexp(largest)
+    exponent -= mantissa < 0.75
+    # no more than the dtype has, and than has an inverse
+    most = min(jnp.finfo(array.dtype).maxexp - 1, jnp.finfo(rows.dtype).maxexp - 2)
+    scale = jnp.ldexp(jnp.ones_like(largest), jnp.minimum(exponent, most))
     powers = 0.5 ** np.arange(2 ** (bits - 1) - 1, dtype=np.float64)
     levels = [*-powers, 0.0, *powers[::-1]]
     scale = jnp.where(largest > 0, scale, 1.0)
@@ -136,6 +153,11 @@ def nf4(array: Array, *, channel_axis: int | None = -1) -> Quantized:
     """
     array = jnp.asarray(array)
     check("quantize.nf4", array, 4)
+    return _nf4(array, channel_axis)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _nf4(array: Array, channel_axis: int | None) -> Quantized:
     rows = to_rows(upcast(array), channel_axis)
     largest = jnp.abs(rows).max(1, initial=0.0)
     scale = jnp.where(largest > 0, largest, 1.0)
@@ -151,8 +173,13 @@ def _with_levels(
 ) -> Quantized:
     """Quantize to the nearest of fixed levels, times a scale `[channels]`."""
     levels = jnp.asarray(table, scale.dtype)
-    rows = to_rows(upcast(array), channel_axis)
-    codes = _nearest(rows / scale[:, None], levels)
+    rows = to_rows(upcast(array), channel_axis) / scale[:, None]
+    # of two as near the larger one
+    codes = jnp.where(
+        rows > 0, _nearest(rows, levels, side="right"), _nearest(rows, levels)
+    )
+    # the levels next to 0 can be too small to tell from it
+    codes = jnp.where(rows == 0, jnp.abs(levels).argmin(), codes)
     # where a table is shorter than 2**bits its last level is repeated
     levels = jnp.pad(levels, (0, 2**bits - len(levels)), mode="edge")
     return Quantized(
@@ -165,6 +192,6 @@ def _with_levels(
     )
 
 
-def _nearest(values: Array, levels: Array) -> Array:
+def _nearest(values: Array, levels: Array, side: str = "left") -> Array:
     """Return the place of the level next to each value; levels are in rising order."""
-    return jnp.searchsorted((levels[:-1] + levels[1:]) / 2, values)
+    return jnp.searchsorted(levels[:-1] / 2 + levels[1:] / 2, values, side=side)

@@ -1,14 +1,21 @@
 """A Linen module that computes in int8."""
 
+import dataclasses
+import functools
 import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import Array
 
 from kdjax.base import Variables
 from kdjax.compress.quantize._activations import Activations
+from kdjax.compress.quantize._quantized import Quantized, dequantized, upcast
+from kdjax.compress.quantize._uniform import grid
+
+_MIDDLE = 127  # the code of 0.0 on a symmetric grid of 8 bits
 
 
 def integer(
@@ -17,6 +24,7 @@ def integer(
     inputs: Any,
     *,
     activations: Activations | None = None,
+    **options: Any,
 ) -> tuple[nn.Module, Variables]:
     """Return the module that multiplies int8 by int8, and its variables.
 
@@ -32,17 +40,20 @@ def integer(
 
     Args:
       module: a Linen module.
-      variables: of the module, in floating point.
+      variables: of the module; weights may be quantized by `uniform(bits=8)` already,
+        and are then used as they are, so that what was saved is what runs.
       inputs: a batch of inputs; only its shapes and dtypes count.
       activations: ranges of what layers see, of 8 bits, from `calibrated`; None finds
         the range of every example while it computes.
+      **options: further arguments that the module's call needs, such as `train=False`.
 
     Returns:
       A module for `networks.from_linen`, and variables for it.
 
     Raises:
       ImportError: without the packages of `pip install 'kdjax[compress]'`.
-      ValueError: if the activations have other than 8 bits.
+      ValueError: if activations or quantized weights have another grid than that of
+        8 bits.
 
     >>> module, inputs = nn.Dense(3), jnp.ones((2, 5))
     >>> variables = module.init(jax.random.key(0), inputs)
@@ -72,9 +83,46 @@ def integer(
     ]
     rules.append(qwix.QuantizationRule(**int8))
     module = qwix.quantize_model(module, qwix.PtqProvider(rules))
-    shapes = jax.eval_shape(module.init, jax.random.key(0), inputs)
-    params = qwix.quantize_params(variables["params"], shapes["params"])
+    init = functools.partial(module.init, **options)
+    shapes = jax.eval_shape(init, jax.random.key(0), inputs)
+    params = jax.tree.map(
+        _held, shapes["params"], variables["params"], is_leaf=_takes_integers
+    )
     return module, {**variables, "params": params}
+
+
+def _takes_integers(like: Any) -> bool:
+    return hasattr(like, "how")  # a weight of a product, as qwix describes it
+
+
+def _held(like: Any, given: Any) -> Any:
+    """Return a weight as qwix holds it: codes from -127 to 127, and their scales."""
+    if not _takes_integers(like):
+        return dequantized(given)
+    scales = like.array.scale.shape
+    if isinstance(given, Quantized):
+        codes, scale = _own(given, scales)
+    else:  # not by qwix, which takes the layers of a loop for one
+        wide = upcast(jnp.asarray(given).reshape(like.shape))
+        shared = tuple(axis for axis, size in enumerate(scales) if size == 1)
+        largest = jnp.abs(wide).max(shared, keepdims=True, initial=0.0)
+        scale, _ = grid(-largest, largest, bits=8, symmetric=True)
+        codes = jnp.round(wide / scale)
+    held = dataclasses.replace(
+        like.array, qvalue=codes.astype(jnp.int8), scale=jnp.broadcast_to(scale, scales)
+    )
+    return like.replace(array=held)
+
+
+def _own(given: Quantized, scales: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return the codes that a weight has already, about 0, and their scales."""
+    symmetric = given.levels is None and bool(jnp.all(given.zero_code == _MIDDLE))
+    if not symmetric or jnp.broadcast_shapes(given.scale.shape, scales) != scales:
+        raise ValueError(
+            "quantize.integer: weights must be floating, or quantized by "
+            "uniform(bits=8); other grids and codebooks have no products in int8"
+        )
+    return given.codes.astype(jnp.int16) - _MIDDLE, given.scale
 
 
 def _ranges(activations: Activations | None) -> dict[str, tuple[float, float]]:

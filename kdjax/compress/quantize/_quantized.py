@@ -1,6 +1,7 @@
 """Arrays as small integers, and trees of them."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -57,7 +58,7 @@ class Quantized:
             values = steps.astype(self.scale.dtype)
         else:
             values = self.levels[self.codes]
-        return (values * self.scale).astype(self.dtype)
+        return finite(values * self.scale, self.dtype)
 
 
 Method = Callable[[Array], Quantized]
@@ -160,6 +161,12 @@ def straight_through(
     return transform
 
 
+def finite(values: Array, dtype: Any) -> Array:
+    """Return values in a dtype, the largest of it where a grid reaches beyond it."""
+    most = float(jnp.finfo(dtype).max)
+    return jnp.clip(values, -most, most).astype(dtype)
+
+
 def upcast(array: Array) -> Array:
     """Return the array in float32 at least."""
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
@@ -177,7 +184,8 @@ def to_rows(array: Array, channel_axis: int | None) -> Array:
     if channel_axis is None or array.ndim == 0:
         return array.reshape(1, -1)
     moved = jnp.moveaxis(array, channel_axis, 0)
-    return moved.reshape(moved.shape[0], -1)
+    # not -1, which is unknown where there are no channels
+    return moved.reshape(moved.shape[0], math.prod(moved.shape[1:]))
 
 
 def from_rows(rows: Array, like: Array, channel_axis: int | None) -> Array:

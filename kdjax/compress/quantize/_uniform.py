@@ -10,6 +10,7 @@ from kdjax.compress.quantize._bounds import Bounds, Pair, min_max
 from kdjax.compress.quantize._quantized import (
     Quantized,
     check,
+    finite,
     from_rows,
     per_channel,
     to_rows,
@@ -55,14 +56,21 @@ def uniform(
     """
     array = jnp.asarray(array)
     check("quantize.uniform", array, bits)
+    return _uniform(array, bits, symmetric, channel_axis, bounds)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _uniform(
+    array: Array, bits: int, symmetric: bool, channel_axis: int | None, bounds: Bounds
+) -> Quantized:
     rows = to_rows(upcast(array), channel_axis)
-    grid = functools.partial(_grid, bits=bits, symmetric=symmetric)
+    between = functools.partial(grid, bits=bits, symmetric=symmetric)
 
     def rounded(low: Array, high: Array) -> Array:
-        scale, zero = grid(low, high)
+        scale, zero = between(low, high)
         return _values(_codes(rows, scale, zero, bits, symmetric), scale, zero)
 
-    scale, zero = grid(*bounds(rows, rounded))
+    scale, zero = between(*bounds(rows, rounded))
     codes = _codes(rows, scale, zero, bits, symmetric)
     return Quantized(
         codes=from_rows(codes, array, channel_axis).astype(jnp.uint8),
@@ -97,25 +105,32 @@ def find_bounds(
     (0.0, 3.0)
     """
     check("quantize.find_bounds", values, bits)
+    return _find_bounds(values, bits, symmetric, bounds)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _find_bounds(values: Array, bits: int, symmetric: bool, bounds: Bounds) -> Pair:
     rows = to_rows(upcast(values), None)
 
     def rounded(low: Array, high: Array) -> Array:
-        step, zero = _grid(low, high, bits=bits, symmetric=symmetric)
+        step, zero = grid(low, high, bits=bits, symmetric=symmetric)
         return _values(_codes(rows, step, zero, bits, symmetric), step, zero)
 
     low, high = bounds(rows, rounded)
     return low[0], high[0]
 
 
-def _grid(low: Array, high: Array, *, bits: int, symmetric: bool) -> Pair:
-    """Return step and code of 0.0, `[channels]` each, of grids that hold 0."""
+def grid(low: Array, high: Array, *, bits: int, symmetric: bool) -> Pair:
+    """Return step and code of 0.0, one for each bound, of grids that hold 0."""
     low, high = jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)
     if symmetric:
         most = 2 ** (bits - 1) - 1
         step = _step(jnp.maximum(-low, high) / most)
         return step, jnp.full_like(step, most)
     most = 2**bits - 1
-    step = _step(high / most - low / most)  # their difference may overflow
+    # Halves are exact and their difference does not overflow: a program that computes
+    # this in several places must get one result, to the last bit.
+    step = _step((high / 2 - low / 2) / (most / 2))
     return step, jnp.round(-low / step)
 
 
@@ -164,11 +179,12 @@ def rounded(
     check("quantize.rounded", values, bits)
     wide = upcast(values)
     low, high = (jnp.asarray(x, wide.dtype).reshape(1) for x in (low, high))
-    step, zero = _grid(low, high, bits=bits, symmetric=symmetric)
+    step, zero = grid(low, high, bits=bits, symmetric=symmetric)
     most = 2**bits - (2 if symmetric else 1)
     within = jnp.clip(wide, (-zero * step)[0], ((most - zero) * step)[0])
     held = jax.lax.stop_gradient(within)
     rows = held.reshape(1, -1)
     near = _values(_codes(rows, step, zero, bits, symmetric), step, zero)
+    near = finite(near.reshape(wide.shape), values.dtype)
     # first what is exactly 0, as in straight_through
-    return ((within - held) + near.reshape(wide.shape)).astype(values.dtype)
+    return (within - held).astype(values.dtype) + near

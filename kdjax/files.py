@@ -1,0 +1,32 @@
+"""Files that are replaced as a whole: a reader sees the old one or the new one."""
+
+import os
+from pathlib import Path
+
+
+def replace(path: str | Path, content: bytes) -> int:
+    """Write a file, or leave the one that is there as it was.
+
+    Args:
+      path: of the file.
+      content: all of it.
+
+    Returns:
+      Its size in bytes.
+
+    Raises:
+      OSError: if it cannot be written; then nothing is left of it.
+
+    >>> import tempfile
+    >>> replace(Path(tempfile.mkdtemp()) / "note", b"four")
+    4
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return len(content)

@@ -1,0 +1,223 @@
+"""The comparison of compressed networks: rows, files, and that these are measured."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import _compress, compress, sensitivity
+from experiments._artifacts import ONNX, PROGRAM, WEIGHTS
+from experiments._model import Model
+from experiments._workdir import Options, RunError
+from kdjax import compress as files
+from kdjax import data, export, networks
+from kdjax.compress import quantize
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:(flax|qwix).*")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("qwix")
+
+SMALL = dataclasses.replace(
+    compress.SMOKE,
+    seeds=(1,),
+    teacher=Model(width=24, depth=1),
+    student=Model(width=8, depth=1),
+    sparsities=(0.5,),
+    bits=(3,),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    pytest.importorskip("jax2onnx")
+    directory = tmp_path_factory.mktemp("compress") / "run"
+    config = dataclasses.replace(SMALL, run=Options(workdir=directory))
+    return directory, config, compress.main(config)
+
+
+def folder(directory, name):
+    return directory / "models" / name.replace(" ", "-") / "seed0"
+
+
+def seen(config):
+    """The test split as networks see it."""
+    task = config.load()
+    [batch] = data.epoch(task.test, len(task.test["label"]), data.pipeline(task))
+    return batch
+
+
+def test_every_way_and_their_combinations_are_rows(finished):
+    _, _, result = finished
+    assert [row.name for row in result.rows] == [
+        *("teacher", "teacher, trained on", "student alone"),
+        *("magnitude 0.5", "random 0.5", "units 0.5"),
+        *("uniform 3 bits", "k-means 3 bits", "QAT 3 bits"),
+        *("powers of 2, 4 bits", "nf4", "int8"),
+        *("student distilled", "KD magnitude 0.5", "KD magnitude 0.5, 4b"),
+        "KD units 0.5",
+        *("KD QAT 3 bits", "KD QAT 3 bits, T 20"),
+        *("KD student 0.5", "KD student 0.5, 4b"),
+    ]
+    trained = {row.name for row in result.rows if "learning_rate" in row.settings}
+    assert len(trained) == SMALL.kinds
+    assert [gain.better for gain in result.gains] == [
+        *("student distilled", "KD magnitude 0.5", "KD units 0.5"),
+        *("KD QAT 3 bits", "KD QAT 3 bits, T 20"),
+    ]
+
+
+def test_sizes_are_those_of_the_files_and_fall_as_they_should(finished):
+    directory, _, result = finished
+    costs = {row.name: row.cost for row in result.rows}
+    for name, cost in costs.items():
+        assert cost["stored"] == (folder(directory, name) / WEIGHTS).stat().st_size
+        assert cost["program"] == (folder(directory, name) / PROGRAM).stat().st_size
+    teacher = costs["teacher"]
+    assert teacher["nonzero"] <= teacher["parameters"] == 65 * 24 + 25 * 10
+    kernels = 64 * 24 + 24 * 10
+    for name in ("magnitude 0.5", "random 0.5", "KD magnitude 0.5"):
+        assert teacher["nonzero"] - costs[name]["nonzero"] == round(kernels / 2)
+        assert costs[name]["flops"] == teacher["flops"]
+    for name in ("units 0.5", "KD units 0.5"):
+        assert costs[name]["parameters"] == 65 * 12 + 13 * 10
+        assert costs[name]["flops"] < 0.6 * teacher["flops"]
+    stored = {name: cost["stored"] for name, cost in costs.items()}
+    assert stored["k-means 3 bits"] < stored["nf4"] < stored["int8"] < stored["teacher"]
+    assert stored["KD magnitude 0.5, 4b"] < stored["magnitude 0.5"]
+
+
+def test_the_figures_are_those_of_the_files(finished):
+    directory, config, result = finished
+    batch = seen(config)
+    for name in ("units 0.5", "KD magnitude 0.5, 4b", "int8"):
+        [row] = [row for row in result.rows if row.name == name]
+        for load, file, figure in (
+            (export.load_stablehlo, PROGRAM, "accuracy"),
+            (export.load_onnx, ONNX, "onnx_accuracy"),
+        ):
+            logits = np.asarray(load(folder(directory, name) / file)(batch["image"]))
+            right = np.mean(logits.argmax(-1) == np.asarray(batch["label"]))
+            assert row.seeds[0][figure] == pytest.approx(right), (name, figure)
+
+
+def test_weights_of_the_files_are_those_of_the_programs(finished):
+    directory, config, _ = finished
+    network = config.checked().teacher.build(10)
+    images = jax.random.normal(jax.random.key(0), (5, 8, 8, 1))
+    for name in ("teacher", "QAT 3 bits", "KD magnitude 0.5, 4b"):
+        variables, about = files.load(folder(directory, name) / WEIGHTS)
+        assert about == {"name": name}
+        logits = network.apply(quantize.dequantized(variables), images)[0].logits
+        program = export.load_stablehlo(folder(directory, name) / PROGRAM)
+        np.testing.assert_allclose(logits, program(images), atol=1e-5)
+
+
+def test_int8_computes_in_integers_with_the_weights_of_its_file(finished):
+    directory, config, _ = finished
+    text = (folder(directory, "int8") / PROGRAM).read_bytes()
+    program = jax.export.deserialize(bytearray(text)).mlir_module()
+    products = [x for x in program.splitlines() if "stablehlo.dot_general" in x]
+    assert products
+    assert all("xi8>" in x and "xi32>" in x for x in products)
+    variables, _ = files.load(folder(directory, "int8") / WEIGHTS)
+    images = seen(config)["image"]
+    module = config.checked().teacher.module(10)
+    small, held = quantize.integer(module, variables, images)
+    logits = networks.from_linen(small).apply(held, images)[0].logits
+    exported = export.load_stablehlo(folder(directory, "int8") / PROGRAM)(images)
+    # the ranges of activations differ: here of each example, there of training images
+    off = np.abs(logits - exported)
+    assert off.mean() < 0.01 * np.abs(logits).max()
+
+
+def test_every_folder_has_a_card_and_the_run_a_picture(finished):
+    directory, _, result = finished
+    for row in result.rows:
+        card = (folder(directory, row.name) / "model_card.md").read_text()
+        assert card.startswith(f"# {row.name}, seed 0")
+        assert WEIGHTS in card
+        assert "accuracy (test)" in card
+    assert (directory / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert "![frontier](frontier.png)" in (directory / "report.md").read_text()
+
+
+def test_what_is_done_is_kept_and_what_is_missing_made_again(finished, tmp_path):
+    directory, config, result = finished
+    copy = tmp_path / "run"
+    shutil.copytree(directory, copy)
+    kept = folder(copy, "nf4") / WEIGHTS
+    before = kept.stat().st_mtime_ns
+    (folder(copy, "units 0.5") / "files.json").unlink()
+    (folder(copy, "units 0.5") / "measured.json").unlink()
+    (folder(copy, "teacher") / "measured.json").unlink()
+    again = compress.main(dataclasses.replace(config, run=Options(workdir=copy)))
+    assert kept.stat().st_mtime_ns == before
+
+    def figures(one):
+        return [{**s, "network": ""} for row in one.rows for s in row.seeds]
+
+    assert figures(again) == figures(result)
+
+
+def test_a_damaged_file_is_refused_and_named(finished, tmp_path):
+    directory, config, _ = finished
+    copy = tmp_path / "run"
+    shutil.copytree(directory, copy)
+    path = folder(copy, "nf4") / WEIGHTS
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    (path.parent / "measured.json").unlink()
+    with pytest.raises(RunError, match=r"nf4/seed0/weights.safetensors is damaged"):
+        compress.main(dataclasses.replace(config, run=Options(workdir=copy)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sparsities": (1.5,)}, r"sparsities must be in \[0, 1\], got 1.5"),
+        ({"sparsities": ()}, "sparsities must be at least one"),
+        ({"bits": (8, 8)}, "bits must be at least one and all different"),
+        ({"bits": (9,)}, "bits must be 2 to 8"),
+        ({"hot": 0.0}, "hot must be > 0"),
+        ({"alpha": 2.0}, "alpha must be in"),
+    ],
+)
+def test_values_that_cannot_be(changes, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=says):
+        compress.main(dataclasses.replace(SMALL, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def test_calibration_sees_training_images_alone(tmp_path):
+    from experiments._run import Run
+
+    run = Run("compress", dataclasses.replace(SMALL, run=Options(workdir=tmp_path)))
+    room = object.__new__(_compress.Compression)
+    room.run, room.task = run, data.load("digits")
+    images = room.calibration()
+    [whole] = data.epoch(room.task.train, 1000, data.pipeline(room.task))
+    np.testing.assert_array_equal(images, whole["image"][:512])
+
+
+def test_layers_that_bear_less_fall_first(tmp_path):
+    config = dataclasses.replace(
+        sensitivity.SMOKE,
+        seeds=(1,),
+        teacher=Model(width=24, depth=2),
+        run=Options(workdir=tmp_path / "run"),
+    )
+    result = sensitivity.main(config)
+    layers = ["dense1/kernel", "dense2/kernel", "head/kernel"]
+    assert [row.name for row in result.rows] == layers
+    table = result.table()
+    assert table.shape == (3, 1, 3)
+    assert len(set(table[:, 0, 0])) == 1  # nothing pruned, whatever the layer
+    assert (table[:, 0, 2] < table[:, 0, 0]).all()
+    saved = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert saved["sparsities"] == [0.0, 0.5, 0.9]
+    assert (tmp_path / "run" / "sensitivity.png").read_bytes().startswith(b"\x89PNG")
