@@ -10,6 +10,7 @@ and in onnxruntime.
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -119,33 +120,32 @@ def codes():
           f"{theirs.inertia_ / flat.size:.6f}")  # fmt: skip
 
 
-def products():
+def products(title, module):
     images = jax.random.normal(jax.random.key(0), (64, 32, 32, 3))
-    for title, module in {
-        "MLP 2 x 1200": models.MLP(10, 1200),
-        "ResNet 8": models.ResNet(10, 8),
-    }.items():
-        network = networks.from_linen(module)
-        variables = network.init(jax.random.key(1), images)
-        small, held = quantize.integer(module, variables, images)
-        folder = Path(tempfile.mkdtemp())
-        export.onnx(folder / "float.onnx", network, variables, images)
-        export.onnx_int8(folder / "int8.onnx", folder / "float.onnx", images)
-        for batch in (1, 64):
-            some = images[:batch]
-            host = np.asarray(some)
-            apply, in_int8 = (
-                jax.jit(lambda v, x, n=n: n.apply(v, x)[0].logits)
-                for n in (network, networks.from_linen(small))
-            )
-            calls = {
-                "float32, XLA": lambda f=apply, x=some: f(variables, x),
-                "int8, XLA": lambda f=in_int8, x=some: f(held, x),
-            }
-            for name, file in (("float32", "float"), ("int8", "int8")):
-                session = export.load_onnx(folder / f"{file}.onnx", threads=2)
-                calls[f"{name}, onnxruntime"] = lambda s=session, x=host: s(x)
-            show(f"{title}, 32 x 32 x 3, batch {batch}", turns(calls))
+    network = networks.from_linen(module)
+    variables = network.init(jax.random.key(1), images)
+    small, held = quantize.integer(module, variables, images)
+    folder = Path(tempfile.mkdtemp())
+    export.onnx(folder / "float.onnx", network, variables, images)
+    export.onnx_int8(folder / "int8.onnx", folder / "float.onnx", images)
+    plain, in_int8 = (
+        jax.jit(lambda v, x, n=n: n.apply(v, x)[0].logits)
+        for n in (network, networks.from_linen(small))
+    )
+    sessions = [
+        export.load_onnx(folder / name, threads=2)
+        for name in ("float.onnx", "int8.onnx")
+    ]
+    for batch in (1, 64):
+        some = images[:batch]
+        host = np.asarray(some)
+        calls = {
+            "float32, XLA": partial(plain, variables, some),
+            "int8, XLA": partial(in_int8, held, some),
+            "float32, onnxruntime": partial(sessions[0], host),
+            "int8, onnxruntime": partial(sessions[1], host),
+        }
+        show(f"{title}, 32 x 32 x 3, batch {batch}", turns(calls))
 
 
 def main():
@@ -153,7 +153,8 @@ def main():
     optimizer()
     choice()
     codes()
-    products()
+    products("MLP 2 x 1200", models.MLP(10, 1200))
+    products("ResNet 8", models.ResNet(10, 8))
 
 
 if __name__ == "__main__":

@@ -43,12 +43,9 @@ class Packed:
         zero = self.arrays.get("zero_point")
         if levels is None and zero is None:
             zero = np.full(scale.shape, _middle(self.bits), np.uint8)
-        of_places = (
-            np.broadcast_to if isinstance(data, np.ndarray) else jnp.broadcast_to
-        )
-        zeros = of_places(_zero_code(zero, levels), self.shape).ravel()
+        zeros = _numpy(data).broadcast_to(_zero_code(zero, levels), self.shape).ravel()
         codes = self._spread(data, zeros, size).reshape(self.shape)
-        held = jax.tree.map(jnp.asarray, (codes, scale, zero, levels))
+        held: Any = jax.tree.map(jnp.asarray, (codes, scale, zero, levels))
         return Quantized(*held, bits=self.bits, dtype=self.dtype)
 
     def _spread(self, data: Any, zero: Any, size: int) -> Any:
