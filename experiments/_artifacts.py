@@ -1,11 +1,11 @@
 """Networks as files: written, read by a process that has nothing else, measured."""
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,18 +102,26 @@ def _write(made: Made, run: Run, seed: int, example: Any, first: bool) -> None:
     variables = made.variables(seed)
     whole = quantize.dequantized(variables)
     runs = made.running(seed) if made.running else (made.network, variables)
-    nonzero = [int(jnp.count_nonzero(x)) for x in jax.tree.leaves(whole["params"])]
+    nonzero = [np.count_nonzero(x) for x in jax.tree.leaves(whole["params"])]
     files = {
         **metrics.size(whole),
         "stored": compress.save(folder / WEIGHTS, variables, {"name": made.name}),
         "program": export.stablehlo(folder / PROGRAM, *runs, example),
-        "nonzero": sum(nonzero),
-        "flops": metrics.flops(made.network.apply, whole, example),
+        "nonzero": int(sum(nonzero)),
+        "flops": _flops(made.network, example.shape),
         "sha256": trees.fingerprint(variables),
     }
     if first:
         _write_onnx(made, folder, whole, example)
     report.write_json(folder / "files.json", files)
+
+
+@functools.cache
+def _flops(network: Network, shape: tuple[int, ...]) -> int:
+    """Count the operations of one program once, whatever its weights are."""
+    example = jax.ShapeDtypeStruct(shape, jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), example)
+    return metrics.flops(network.apply, variables, example)
 
 
 def _write_onnx(made: Made, folder: Path, whole: Variables, example: Any) -> None:
@@ -152,9 +160,9 @@ def _latencies(
             continue
         network, variables = one.runs(seed)
         forward = jax.jit(lambda v, x, apply=network.apply: apply(v, x)[0].logits)
-        calls[key, "latency"] = partial(forward, variables, example)
+        calls[key, "latency"] = functools.partial(forward, variables, example)
         session = export.load_onnx(one.folder(run, seed) / ONNX)
-        calls[key, "onnx_latency"] = partial(session, np.asarray(example))
+        calls[key, "onnx_latency"] = functools.partial(session, np.asarray(example))
     seconds = metrics.latency(calls)
     return {
         name: {what: seconds[key, what] for what in ("latency", "onnx_latency")}

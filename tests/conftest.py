@@ -14,7 +14,8 @@ os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 # in XLA_FLAGS already comes last and holds.
 os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
-    + os.environ.get("XLA_FLAGS", "")
+    # two processes keep two cores busy: threads that share a compilation only cost
+    "--xla_cpu_parallel_codegen_split_count=1 " + os.environ.get("XLA_FLAGS", "")
 )
 
 import jax

@@ -40,13 +40,13 @@ class Packed:
         count = size if "mask" not in self.arrays else None
         data = from_bits(data, self.bits, count)
         scale, levels = self.arrays["scale"], self.arrays.get("levels")
-        zero = self.arrays.get("zero_point")
+        zero: Any = self.arrays.get("zero_point")
         if levels is None and zero is None:
             zero = np.full(scale.shape, _middle(self.bits), np.uint8)
         zeros = _numpy(data).broadcast_to(_zero_code(zero, levels), self.shape).ravel()
         codes = self._spread(data, zeros, size).reshape(self.shape)
-        held: Any = jax.tree.map(jnp.asarray, (codes, scale, zero, levels))
-        return Quantized(*held, bits=self.bits, dtype=self.dtype)
+        held = Quantized(codes, scale, zero, levels, bits=self.bits, dtype=self.dtype)
+        return jax.tree.map(jnp.asarray, held)
 
     def _spread(self, data: Any, zero: Any, size: int) -> Any:
         """Put the values that are kept in their places, zeros elsewhere."""

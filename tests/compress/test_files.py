@@ -263,13 +263,14 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("bits", BITS)
 def test_bits_are_those_of_numpy(bits):
-    for count in (0, 1, 7, 8, 13):
+    for count, numpy in ((0, np), (1, np), (7, np), (8, np), (13, np), (13, jnp)):
         codes = np.random.default_rng(count).integers(0, 2**bits, count)
         each = np.unpackbits(codes.astype(np.uint8)[:, None], axis=1)[:, 8 - bits :]
-        packed = _pack.to_bits(jnp.asarray(codes, jnp.uint8), bits)
+        packed = _pack.to_bits(numpy.asarray(codes, np.uint8), bits)
         np.testing.assert_array_equal(packed, np.packbits(each))
         found = _pack.from_bits(packed, bits, count)
         assert found.dtype == jnp.uint8
+        assert isinstance(found, np.ndarray) == (numpy is np)
         np.testing.assert_array_equal(found, codes)
         more = np.asarray(_pack.from_bits(packed, bits))
         np.testing.assert_array_equal(more[:count], codes)

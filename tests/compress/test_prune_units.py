@@ -15,7 +15,6 @@ from kdjax.units import Place, Units
 from tests.compress.prune_table import (
     EVERY_MODEL,
     EVERY_SCOPE,
-    EVERY_SCORE,
     WITH_UNITS,
     choice,
     drawn,
@@ -47,8 +46,9 @@ def cost(model, variables, inputs):
 
 
 @EVERY_MODEL
-@EVERY_SCORE
-@EVERY_SCOPE
+@pytest.mark.parametrize(
+    ("score", "scope"), [("l1", "layer"), ("l2", "global"), ("random", "layer")]
+)
 def test_removed_says_what_silenced_says(name, score, scope):
     (model, inputs, _), variables, layers = whole(name)
     kept = chosen(name, 0.4, score, scope)
@@ -115,7 +115,7 @@ def test_one_unit_of_each_layer_stays(name, scope):
     close(say(narrow, small, inputs)[0], expected)
 
 
-@WITH_UNITS
+@pytest.mark.parametrize("name", ["mlp", "resnet14", "transformer"])
 def test_what_is_left_can_be_pruned_again(name):
     (model, inputs, _), variables, layers = whole(name)
 

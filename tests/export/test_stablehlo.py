@@ -41,7 +41,7 @@ SMALL = [
     (name, form)
     for name in MODELS
     for form in FORMS
-    if name == "MLP" or form in ("pruned, four bits", "bfloat16")
+    if name == "MLP" or form == "pruned, four bits"
 ]
 
 
