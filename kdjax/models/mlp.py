@@ -9,10 +9,11 @@ from jax import Array
 
 from kdjax import checks
 from kdjax.base import Outputs
-from kdjax.units import Place, Units, checked_sizes
+from kdjax.models._narrow import Narrowable
+from kdjax.units import Place, Units
 
 
-class MLP(nn.Module):
+class MLP(Narrowable, nn.Module):
     """Flatten the input, then `depth` hidden ReLU layers and a linear head.
 
     With `width=1200` and dropout it is the teacher, with `width=800` and none the
@@ -75,21 +76,6 @@ class MLP(nn.Module):
                 indexed=(Place(f"params/{reader}/kernel", 0),),
             )
         return found
-
-    def narrowed(self, sizes: Mapping[str, int]) -> "MLP":
-        """Return the network with fewer units, for variables that `prune` has cut.
-
-        Args:
-          sizes: number of units by name, as `prune.sizes` returns them.
-
-        Raises:
-          ValueError: for a name that `units` does not have, or too large a number.
-
-        >>> sorted(MLP(classes=10, width=32).narrowed({"hidden2": 20}).sizes.items())
-        [('hidden1', 32), ('hidden2', 20)]
-        """
-        left = checked_sizes("MLP.narrowed", self.units(), sizes)
-        return self.clone(sizes=core.FrozenDict(left))
 
     @nn.compact
     def __call__(self, inputs: Array, train: bool = False) -> Outputs:

@@ -9,7 +9,8 @@ from jax import Array
 
 from kdjax import checks
 from kdjax.base import Outputs
-from kdjax.units import Place, Units, checked_sizes
+from kdjax.models._narrow import Narrowable
+from kdjax.units import Place, Units
 
 _DEPTHS = tuple(range(8, 111, 6))
 _AFFINE, _MOMENTS = ("scale", "bias"), ("mean", "var")
@@ -88,7 +89,7 @@ class BasicBlock(nn.Module):
         return x + shortcut
 
 
-class ResNet(nn.Module):
+class ResNet(Narrowable, nn.Module):
     """The CIFAR ResNet of depth 6n + 2: a stem and three stages of n basic blocks.
 
     `ResNet(100, 32, width=4)` is the resnet32x4 and `ResNet(100, 8, width=4)` the
@@ -190,21 +191,6 @@ class ResNet(nn.Module):
         yield f"stage{stage}_block0/conv1"
         if self._projects(stage):
             yield f"stage{stage}_block0/shortcut"
-
-    def narrowed(self, sizes: Mapping[str, int]) -> "ResNet":
-        """Return the network with fewer channels, for variables that `prune` has cut.
-
-        Args:
-          sizes: number of channels by name, as `prune.sizes` returns them.
-
-        Raises:
-          ValueError: for a name that `units` does not have, or too large a number.
-
-        >>> ResNet(classes=10, depth=8).narrowed({"stage1": 12}).sizes["stage1"]
-        12
-        """
-        left = checked_sizes("ResNet.narrowed", self.units(), sizes)
-        return self.clone(sizes=core.FrozenDict(left))
 
     @nn.compact
     def __call__(self, inputs: Array, train: bool = False) -> Outputs:

@@ -12,7 +12,8 @@ from jax import Array
 
 from kdjax import checks
 from kdjax.base import Outputs
-from kdjax.units import Place, Units, checked_sizes
+from kdjax.models._narrow import Narrowable
+from kdjax.units import Place, Units
 
 _orthogonal = nn.initializers.orthogonal()
 _lecun_normal = nn.initializers.lecun_normal()
@@ -74,7 +75,7 @@ class GRULayer(nn.Module):
         return states, last
 
 
-class GRU(nn.Module):
+class GRU(Narrowable, nn.Module):
     """`depth` layers of gated recurrent units and a linear head on the last state.
 
     Args:
@@ -147,21 +148,6 @@ class GRU(nn.Module):
                 ),
             )
         return found
-
-    def narrowed(self, sizes: Mapping[str, int]) -> "GRU":
-        """Return the network with fewer units, for variables that `prune` has cut.
-
-        Args:
-          sizes: number of units by name, as `prune.sizes` returns them.
-
-        Raises:
-          ValueError: for a name that `units` does not have, or too large a number.
-
-        >>> GRU(classes=10, width=32).narrowed({"hidden1": 20}).sizes["hidden1"]
-        20
-        """
-        left = checked_sizes("GRU.narrowed", self.units(), sizes)
-        return self.clone(sizes=core.FrozenDict(left))
 
     @nn.compact
     def __call__(self, inputs: Array, train: bool = False) -> Outputs:

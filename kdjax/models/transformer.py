@@ -10,7 +10,8 @@ from jax import Array
 
 from kdjax import checks
 from kdjax.base import Outputs
-from kdjax.units import Place, Units, checked_sizes
+from kdjax.models._narrow import Narrowable
+from kdjax.units import Place, Units
 
 
 def _attention(scores: Array, real: Array) -> Array:
@@ -61,7 +62,7 @@ class Block(nn.Module):
         return x, scores, value.reshape(together)
 
 
-class Transformer(nn.Module):
+class Transformer(Narrowable, nn.Module):
     """Embed tokens, then `depth` blocks with the norm first, and a linear head.
 
     Args:
@@ -165,23 +166,6 @@ class Transformer(nn.Module):
                 indexed=(Place(f"{made}/contract/kernel", 0),),
             )
         return found
-
-    def narrowed(self, sizes: Mapping[str, int]) -> "Transformer":
-        """Return the network with fewer units, for variables that `prune` has cut.
-
-        Args:
-          sizes: number of units by name, as `prune.sizes` returns them. A head keeps
-            its `width // heads` channels.
-
-        Raises:
-          ValueError: for a name that `units` does not have, or too large a number.
-
-        >>> model = Transformer(classes=10, vocabulary=99, width=32, heads=4, depth=1)
-        >>> sorted(model.narrowed({"heads1": 3}).sizes.items())
-        [('expand1', 128), ('heads1', 3)]
-        """
-        left = checked_sizes("Transformer.narrowed", self.units(), sizes)
-        return self.clone(sizes=core.FrozenDict(left))
 
     def _check(self, inputs: Array) -> None:
         """Raise unless the inputs are tokens that there are positions for."""
