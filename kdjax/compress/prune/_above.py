@@ -12,8 +12,8 @@ def above(scores: Array, pruned: Array | int) -> Array:
     """Say of each score whether it is not among the lowest `pruned` ones.
 
     Of equal scores the first ones are the lower. A sort gives the same; this finds the
-    last of the lowest bit by bit, by counting, which takes a fifteenth of the time on a
-    CPU, no memory, and only sums where the scores are spread over devices.
+    last of the lowest bit by bit, by counting, which takes a small part of the time on
+    a CPU, no memory, and only sums where the scores are spread over devices.
 
     Args:
       scores: floating, of any shape; what is no number is above all that is.
