@@ -102,6 +102,19 @@ def positive(function: str, **values: Any) -> None:
             raise ValueError(f"{function}: {name} must be > 0, got {number}")
 
 
+def integer(
+    function: str, least: int, most: float = float("inf"), **values: Any
+) -> None:
+    """Raise unless all values are integers between two others."""
+    for name, value in values.items():
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not (whole and least <= value <= most):
+            allowed = f">= {least}" if most == float("inf") else f"{least} to {most}"
+            raise ValueError(
+                f"{function}: {name} must be an integer {allowed}, got {value!r}"
+            )
+
+
 def fraction(function: str, **values: Any) -> None:
     """Raise if a number is outside [0, 1]; traced values pass."""
     for name, value in values.items():

@@ -1,5 +1,6 @@
 """Files that are replaced as a whole: a reader sees the old one or the new one."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -15,13 +16,16 @@ def replace(path: str | Path, content: bytes) -> int:
       Its size in bytes.
 
     Raises:
-      OSError: if it cannot be written; then nothing is left of it.
+      OSError: if it cannot be written, such as where its folder is missing; then
+        nothing is left of it.
 
     >>> import tempfile
     >>> replace(Path(tempfile.mkdtemp()) / "note", b"four")
     4
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "No such folder", str(path.parent))
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.write_bytes(content)

@@ -9,6 +9,7 @@ the library's own.
 import dataclasses
 from collections.abc import Mapping
 
+from kdjax import checks
 from kdjax.base import Variables
 from kdjax.trees import select
 
@@ -40,11 +41,20 @@ class Units:
       silenced: where zeros make a unit say nothing but 0: its weights, bias and scale.
         Its score is that of its weights here.
       indexed: the other places: weights that read the units, statistics of them.
+
+    Raises:
+      ValueError: without units, or a place where they are silenced.
     """
 
     size: int
     silenced: tuple[Place, ...]
     indexed: tuple[Place, ...]
+
+    def __post_init__(self) -> None:
+        """Check that there is something to prune."""
+        checks.integer("Units", 1, size=self.size)
+        if not self.silenced:
+            raise ValueError("Units: silenced must name the weights that make them")
 
     @property
     def places(self) -> tuple[Place, ...]:

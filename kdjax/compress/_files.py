@@ -30,19 +30,21 @@ def save(
     The file is in the safetensors format, which many programs read. An array is a
     tensor called by its path; of what is packed the bits are, as uint8, beside
     `path:mask`, `path:scale` and so on. The file's metadata say what they stand for,
-    and hold a SHA-256 of all.
+    and hold a SHA-256 of all. Numbers of 64 bits are kept with 32, as by `pack`.
 
     Args:
       path: of the file, usually `*.safetensors`; replaced as a whole.
       variables: nested dicts of arrays and `quantize.Quantized`; names without "/" and
         ":".
-      about: JSON values to keep beside them.
+      about: JSON values to keep beside them; arrays become lists and numbers.
 
     Returns:
       The size of the file in bytes.
 
     Raises:
-      ValueError: if there are other containers than dicts with such names.
+      ValueError: if there are other containers than dicts with such names, or something
+        in `about` is no JSON value.
+      OSError: if the file cannot be written.
       ImportError: without the packages of `pip install 'kdjax[compress]'`.
 
     Example::
@@ -59,7 +61,7 @@ def save(
     tensors = _tensors(packed)
     stored = {name: _storable(array) for name, array in tensors.items()}
     # as it will be read: names that are numbers become text
-    about = json.loads(json.dumps(dict(about or {})))
+    about = json.loads(json.dumps(dict(about or {}), default=_plain))
     described: dict[str, Any] = {"leaves": {}, "empty": empty, "about": about}
     for name, leaf in packed.items():
         found = stored[name]
@@ -111,11 +113,21 @@ def _by_path(variables: Variables) -> dict[str, Any]:
         for name in path:
             if not isinstance(name, str) or {"/", ":"} & set(name):
                 raise ValueError(f"{where} {name!r} is no name without '/' and ':'")
+        if path == ("__metadata__",):
+            raise ValueError(f"{where} '__metadata__' is a name of the file format's")
         known = isinstance(leaf, Quantized | int | float) or hasattr(leaf, "dtype")
         if not known and leaf is not traverse_util.empty_node:
             kind = type(leaf).__name__
             raise ValueError(f"{where} {'/'.join(path)!r} holds {kind}")
     return {"/".join(path): leaf for path, leaf in flat.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a number or lists of them, for JSON."""
+    if not hasattr(value, "tolist"):
+        kind = type(value).__name__
+        raise ValueError(f"compress.save: about must be JSON values, got {kind}")
+    return value.tolist()
 
 
 def _leaves(

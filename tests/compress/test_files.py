@@ -179,7 +179,10 @@ def test_what_is_told_about_them_comes_back(tmp_path):
     about = {"data": "digits", "bits": [4, None], "scores": {9: 0.5, 10: float("inf")}}
     _, back, _ = saved(tmp_path / "a", {"a": jnp.ones(1)}, about)
     assert back == {**about, "scores": {"9": 0.5, "10": float("inf")}}
-    with pytest.raises(TypeError, match="not JSON"):
+    numbers = {"accuracy": jnp.float32(0.5), "mean": np.ones(2)}
+    _, back, _ = saved(tmp_path / "a", {"a": jnp.ones(1)}, numbers)
+    assert back == {"accuracy": 0.5, "mean": [1.0, 1.0]}
+    with pytest.raises(ValueError, match="about must be JSON values, got object"):
         compress.save(tmp_path / "a", {"a": jnp.ones(1)}, {"key": object()})
 
 
@@ -246,12 +249,18 @@ def test_a_full_disk_leaves_the_old_file(small_disk):
         ({"params": {"a/b": jnp.ones(2)}}, "'a/b' is no name without '/' and ':'"),
         ({"params": {"a:b": jnp.ones(2)}}, "'a:b' is no name without"),
         ([jnp.ones(2)], "these are list"),
+        ({"__metadata__": jnp.ones(2)}, "'__metadata__' is a name of the file format"),
     ],
 )
 def test_what_could_not_come_back_is_refused(tmp_path, variables, message):
     with pytest.raises(ValueError, match=rf"must be nested dicts.* {message}"):
         compress.save(tmp_path / "a", variables)
     assert not os.listdir(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"No such folder: '.*/missing'"):
+        compress.save(tmp_path / "missing" / "a", {"a": jnp.ones(1)})
 
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):

@@ -37,6 +37,17 @@ FROZEN = core.freeze(jax.tree.map(lambda x: x > 0, SMALL))
             r"prune\.unstructured: no leaf takes part.*a/bias, a/kernel",
         ),
         (lambda: prune.unstructured({}, 0.5), "no leaf takes part.*of none"),
+        (wrong(0.5, score=prune.random), r"prune\.random\(key\) or .*, got random"),
+        (wrong(0.5, score="l1"), "score must be prune.l1, .*, got l1"),
+        (
+            wrong(0.5, score=lambda _, w: w[0]),
+            r"unstructured: score must return floating scores \[2, 2\] of 'a/kernel', "
+            r"got float32\[2\]",
+        ),
+        (wrong(0.5, score=lambda _, w: w > 0), r"'a/kernel', got bool\[2, 2\]"),
+        (lambda: prune.random(0), r"prune\.random: key must be one, .*, got 0"),
+        (lambda: Units(0, (Place("a", 0),), ()), "Units: size must be an integer >= 1"),
+        (lambda: Units(3, (), (Place("a", 0),)), "Units: silenced must name"),
         (
             wrong(0.5, within=OTHER),
             r"(?s)unstructured: the mask has other.*a/kernel: tree \[2, 2\], mask "
@@ -180,7 +191,11 @@ def updated(tx, *given):
         (lambda: prune.fixed(TX, lambda _: OTHER).init(SMALL), "the mask has other"),
         (
             lambda: prune.scheduled(TX, prune.one_shot(0.5), every=0),
-            r"prune\.scheduled: every must be > 0, got 0",
+            r"prune\.scheduled: every must be an integer >= 1, got 0",
+        ),
+        (
+            lambda: prune.scheduled(TX, 0.5),
+            r"such as prune\.one_shot\(0\.5\), got 0\.5",
         ),
         (
             lambda: prune.scheduled(TX, prune.one_shot(0.5), scope="net"),
@@ -193,7 +208,7 @@ def updated(tx, *given):
         ),
         (lambda: prune.iterative(0.5, rounds=0, every=1), "rounds must be > 0, got 0"),
         (lambda: prune.iterative(0.5, rounds=1, every=0), "every must be > 0, got 0"),
-        (lambda: prune.cubic(0.5, start=5, stop=5), r"prune\.cubic: .*must be > 0"),
+        (lambda: prune.cubic(0.5, start=5, stop=5), "cubic: stop - start must be > 0"),
         (lambda: prune.cubic(0.5, start=0, stop=5, initial=2), "initial must be in"),
         (lambda: prune.cubic(0.5, start=0, stop=5, initial=0.9), "sparsity - initial"),
     ],

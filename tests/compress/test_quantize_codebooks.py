@@ -52,14 +52,24 @@ def clustered(bits, iterations):
 
 
 def lloyd(array, levels, iterations):
-    """Return the levels, from the definition; the one that is 0 stays."""
+    """Return levels and error, from the definition; the level that is 0 stays."""
     array, levels = array.astype(np.float64), np.array(levels, np.float64)
     fixed = np.abs(levels).argmin()
     for _ in range(iterations):
         nearest = np.abs(array[:, None] - levels).argmin(1)
         for place in set(nearest) - {fixed}:
             levels[place] = array[nearest == place].mean()
-    return levels
+    return levels, np.square(array[:, None] - levels).min(1).sum()
+
+
+def starts(array, bits):
+    """Return evenly spaced levels, spread ones, and those halfway; each with a 0."""
+    distinct = np.unique(np.append(array, 0.0)).astype(np.float64)
+    chosen = np.round(np.linspace(0, len(distinct) - 1, 2**bits)).astype(int)
+    even, spread = even_levels(array, bits), distinct[chosen]
+    found = np.stack([even, spread, (even + spread) / 2])
+    found[range(3), np.abs(found).argmin(1)] = 0.0
+    return found
 
 
 def even_levels(array, bits):
@@ -112,7 +122,8 @@ def test_kmeans_is_lloyds_algorithm(name):
     array = draw(name)
     for iterations in (1, 5):
         levels, codes, found = clustered(3, iterations)(array)
-        expected = lloyd(array, even_levels(array, 3), iterations)
+        tried = [lloyd(array, start, iterations) for start in starts(array, 3)]
+        expected, _ = min(tried, key=lambda one: one[1])
         np.testing.assert_allclose(levels, expected, atol=2e-5)
         distances = np.abs(array[:, None] - np.asarray(levels, np.float64))
         chosen = np.take_along_axis(distances, np.asarray(codes)[:, None], 1)
@@ -125,17 +136,34 @@ def test_kmeans_is_that_of_scikit_learn():
     heaps = [c + 0.2 * rng.uniform(-1, 1, 20) for c in (-3.0, 4.0, 9.0)]
     array = np.concatenate([*heaps, [-0.1, 0.0, 0.1]]).astype(np.float32)
     levels, _, found = clustered(2, 30)(array)
-    start = even_levels(array, 2)[:, None]
-    theirs = KMeans(4, init=start, n_init=1, tol=0).fit(array[:, None])
+    tried = [
+        KMeans(4, init=start[:, None], n_init=1, tol=0).fit(array[:, None])
+        for start in starts(array, 2)
+    ]
+    theirs = min(tried, key=lambda one: one.inertia_)
     np.testing.assert_allclose(levels, theirs.cluster_centers_[:, 0], atol=1e-6)
     expected = theirs.cluster_centers_[theirs.labels_, 0]
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_no_more_values_than_levels_are_kept():
-    """Where each is alone in its cell at the start."""
-    array = np.repeat([-7.0, -2.0, 0.0, 0.8, 3.1, 5.3, 8.0], 9).astype(np.float32)
-    np.testing.assert_allclose(clustered(4, 30)(array)[2], array, rtol=1e-6)
+    """However near each other, and how far from the rest; 0 counts as one."""
+    for values in ([-7.0, -2.0, 0.01, 0.02, 3.1, 5.3, 800], [0.5, 0.51, 0.52, 0.53]):
+        array = np.repeat(values, 9).astype(np.float32)
+        np.testing.assert_allclose(clustered(3, 30)(array)[2], array, rtol=1e-6)
+
+
+def test_one_value_far_away_takes_one_level():
+    rng = np.random.default_rng(6)
+    near, far = rng.normal(0, 0.05, 4000).astype(np.float32), np.float32(5)
+    found = clustered(4, 30)(np.append(near, far))[2]
+    alone = clustered(4, 30)(near)[2]
+    assert squared_error(found[:-1], near) < 2 * squared_error(alone, near)
+
+
+def test_kmeans_of_many_values_loses_no_digits():
+    array = jnp.full(300_000, 0.6).at[0].set(1.0)
+    np.testing.assert_allclose(clustered(2, 30)(array)[0][2:], [0.6, 1.0], rtol=1e-6)
 
 
 def inq(rows, bits):
@@ -218,8 +246,8 @@ METHODS = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_wrong_bits_and_integers_are_refused(name):
-    for bits in (0, 1, 9, 2.5, True, "4"):
-        with pytest.raises(ValueError, match=rf"quantize.{name}: bits must be 2, 3, "):
+    for bits in (0, 1, 9, 4.0, True, "4"):
+        with pytest.raises(ValueError, match=f"{name}: bits must be an integer 2 to 8"):
             METHODS[name](jnp.ones(3), bits=bits)
     for array in (jnp.arange(3), jnp.ones(3, bool), jnp.ones(3, jnp.complex64)):
         for method in (METHODS[name], quantize.nf4):
@@ -229,11 +257,12 @@ def test_wrong_bits_and_integers_are_refused(name):
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(ValueError, match="kmeans: iterations must be > 0, got 0"):
-        quantize.kmeans(jnp.ones(3), iterations=0)
+    for count in (0, 2.5):
+        with pytest.raises(ValueError, match="kmeans: iterations must be an integer"):
+            quantize.kmeans(jnp.ones(3), iterations=count)
     for kept in (0, -1, 101, float("nan")):
         with pytest.raises(ValueError, match=r"quantize.percentile: kept"):
             quantize.percentile(kept)
-    for how in ({"steps": 0}, {"least": 0.0}, {"least": 1.5}):
+    for how in ({"steps": 0}, {"steps": 2.5}, {"least": 0.0}, {"least": 1.5}):
         with pytest.raises(ValueError, match=r"quantize.mse: (steps|least) must be"):
             quantize.mse(**how)

@@ -10,7 +10,7 @@ from kdjax import checks
 from kdjax.base import PyTree
 from kdjax.compress._weights import Where, weights
 from kdjax.compress.prune._above import above
-from kdjax.compress.prune._scores import Score, l1
+from kdjax.compress.prune._scores import Score, l1, scored
 from kdjax.trees import differences, path_name
 
 Scope = Literal["layer", "global"]
@@ -27,8 +27,8 @@ def unstructured(
 ) -> PyTree:
     """Return the mask that prunes the weights with the lowest scores.
 
-    Exactly `round(sparsity * n)` of n weights go, of equal ones the first. A higher
-    sparsity prunes the same and more. Masks of different leaves are joined by
+    Exactly `round(sparsity * n)` of n weights go, in float32; of equal ones the first.
+    A higher sparsity prunes the same and more. Masks of different leaves are joined by
     `jax.tree.map(jnp.logical_and, one, other)`.
 
     Args:
@@ -46,7 +46,7 @@ def unstructured(
 
     Raises:
       ValueError: if the sparsity is outside [0, 1], the scope unknown, if no leaf
-        takes part, or if `within` does not fit.
+        takes part, or if the scores or `within` do not fit.
 
     >>> params = {"kernel": jnp.array([[0.1, -3.0], [2.0, -0.2]]), "bias": jnp.zeros(2)}
     >>> unstructured(params, 0.5)["kernel"]
@@ -81,7 +81,7 @@ def _scores(params: PyTree, score: Score, where: Where) -> dict[int, Array]:
     """Return the scores of the leaves that take part, by the leaf's number."""
     leaves = enumerate(jax.tree_util.tree_leaves_with_path(params))
     scores = {
-        number: score(path_name(path), leaf)
+        number: scored("prune.unstructured", score, path_name(path), leaf)
         for number, (path, leaf) in leaves
         if where(path_name(path), leaf)
     }
@@ -167,6 +167,8 @@ def apply(tree: PyTree, mask: PyTree) -> PyTree:
 
 def sparsity(tree: PyTree, *, where: Where = weights) -> Array:
     """Return the fraction of zeros among the weights, or of what a mask prunes.
+
+    Of what is quantized with `quantize.dequantized` before; 0 where nothing counts.
 
     Args:
       tree: params, or a mask of them.

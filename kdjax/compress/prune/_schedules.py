@@ -19,6 +19,9 @@ def one_shot(sparsity: float | Array, *, at: int = 0) -> Schedule:
       sparsity: fraction of the weights to prune, in [0, 1]; may be traced.
       at: the step.
 
+    Raises:
+      ValueError: if the sparsity cannot be.
+
     >>> [float(one_shot(0.5, at=2)(step)) for step in (0, 1, 2, 3)]
     [0.0, 0.0, 0.5, 0.5]
     """
@@ -83,7 +86,7 @@ def cubic(
     """
     checks.fraction("prune.cubic", sparsity=sparsity, initial=initial)
     checks.fraction("prune.cubic", **{"sparsity - initial": sparsity - initial})
-    checks.positive("prune.cubic", steps=stop - start)
+    checks.positive("prune.cubic", **{"stop - start": stop - start})
 
     def schedule(step: Any) -> Array:
         left = 1 - jnp.clip((step - start) / (stop - start), 0.0, 1.0)

@@ -12,7 +12,7 @@ from kdjax.base import PyTree, Variables
 from kdjax.compress._weights import Where, weights
 from kdjax.compress.prune._above import above
 from kdjax.compress.prune._masks import Scope, check_scope, number_pruned
-from kdjax.compress.prune._scores import Score, l1
+from kdjax.compress.prune._scores import Drawn, Score, l1, scored
 from kdjax.trees import path_name, select
 from kdjax.units import Place, Units, check
 
@@ -88,11 +88,13 @@ def _unit_scores(
     arrays: Mapping[str, Array], name: str, units: Units, score: Score
 ) -> Array:
     """Return the mean score over the weights of each unit, `[size]`."""
+    if isinstance(score, Drawn):  # means of draws would tell small units from large
+        return score(name, jnp.zeros(units.size))
     total, count = jnp.zeros(units.size), 0
     for place in units.silenced:
         if place.path not in arrays:
             continue
-        each = score(place.path, arrays[place.path])
+        each = scored("prune.structured", score, place.path, arrays[place.path])
         rows = jnp.moveaxis(each, place.axis, 0).reshape(each.shape[place.axis], -1)
         end = place.start + place.repeats * units.size
         runs = rows[place.start : end].reshape(place.repeats, units.size, -1)

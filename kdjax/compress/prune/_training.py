@@ -45,6 +45,7 @@ def fixed(
 
     Gradients of pruned weights are dropped before the optimizer sees them, so that they
     are part of no norm and no momentum. From the first update on they are exactly 0.
+    Put it around the whole optimizer: what comes after it in a chain would undo that.
 
     Args:
       tx: any optimizer.
@@ -86,7 +87,7 @@ def scheduled(
     that was interrupted goes on as if it had not been.
 
     Args:
-      tx: any optimizer.
+      tx: any optimizer, the whole of it: see `fixed`.
       schedule: `schedule(step) -> sparsity`, counted from 0: `one_shot`, `iterative`,
         `cubic`.
       every: least number of steps between two changes of the mask.
@@ -95,14 +96,19 @@ def scheduled(
       where: which leaves take part.
 
     Raises:
-      ValueError: if `every` or the scope cannot be; at `update`, if it is given no
-        params, or no leaf takes part.
+      ValueError: if the schedule, `every` or the scope cannot be; at `update`, if it is
+        given no params, or no leaf takes part.
 
     >>> from kdjax.compress import prune
     >>> rising = prune.cubic(0.9, start=0, stop=800)
     >>> tx = prune.scheduled(optax.adam(1e-3), rising, every=20)
     """
-    checks.positive("prune.scheduled", every=every)
+    if not callable(schedule):
+        raise ValueError(
+            "prune.scheduled: schedule must be a function of the step, such as "
+            f"prune.one_shot(0.5), got {schedule!r}"
+        )
+    checks.integer("prune.scheduled", 1, every=every)
     check_scope("prune.scheduled", scope)
 
     def begin(params: PyTree) -> Pruned:

@@ -7,11 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from kdjax import checks
 from kdjax.base import Batch, Network, Outputs, Select, Variables, pick
-from kdjax.compress.quantize._bounds import Bounds, min_max
+from kdjax.compress.quantize._bounds import Bounds, check_bounds, min_max
 from kdjax.compress.quantize._uniform import find_bounds, rounded
 
 _LAYERS = (nn.Dense, nn.DenseGeneral, nn.Conv, nn.ConvTranspose, nn.Einsum)
@@ -25,11 +27,24 @@ class Activations:
       ranges: `(low, high)` of a layer's inputs, by the path of its module.
       bits: of an activation, 2 to 8.
       symmetric: whether 0.0 is in the middle of the grid.
+
+    Raises:
+      ValueError: for other bits, or ends that are no numbers.
     """
 
     ranges: Mapping[str, tuple[float, float]]
     bits: int
     symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the bits and the ranges."""
+        checks.integer("quantize.Activations", 2, 8, bits=self.bits)
+        for path, ends in self.ranges.items():
+            if not np.isfinite(ends).all():
+                raise ValueError(
+                    f"quantize.Activations: the range of {path} must be finite, got "
+                    f"{ends}: the network or its inputs are not"
+                )
 
 
 def calibrated(
@@ -47,7 +62,8 @@ def calibrated(
     Layers are `nn.Dense`, `nn.DenseGeneral`, `nn.Conv`, `nn.ConvTranspose` and
     `nn.Einsum`, wherever they are in a Linen module, but not inside of a loop
     (`nn.scan`, `nn.remat`). All that they see is held in memory: a few hundred examples
-    are enough.
+    are enough. Calibrate what is used in the end, `networks.without_parts`: learned
+    parts of losses may have layers of the same paths.
 
     Args:
       network: made by `networks.from_linen`, or around such a one.
@@ -62,7 +78,8 @@ def calibrated(
       The ranges, for `with_activations` and `integer`.
 
     Raises:
-      ValueError: if there is no batch or no such layer, or one inside of a loop.
+      ValueError: if there is no batch or no such layer, one inside of a loop, or one
+        that sees NaN or inf.
 
     >>> from kdjax import models, networks
     >>> network = networks.from_linen(models.MLP(classes=2, width=4, depth=1))
@@ -71,6 +88,8 @@ def calibrated(
     >>> calibrated(network, variables, [{"image": images}]).ranges["dense1"]
     (-1.0, 3.0)
     """
+    checks.integer("quantize.calibrated", 2, 8, bits=bits)
+    check_bounds("quantize.calibrated", bounds)
     seen: dict[str, list[Array]] = {}
     for batch in batches:
         try:
@@ -156,7 +175,11 @@ def _before_layers(change: Callable[[str, Array], Array]) -> Callable[..., Any]:
 
     def intercept(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if context.method_name == "__call__" and isinstance(context.module, _LAYERS):
-            args = (change("/".join(context.module.path), args[0]), *args[1:])
+            path = "/".join(context.module.path)
+            if args:
+                args = (change(path, args[0]), *args[1:])
+            else:
+                kwargs = {**kwargs, "inputs": change(path, kwargs["inputs"])}
         return call(*args, **kwargs)
 
     return intercept

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,8 +41,8 @@ def percentile(kept: float) -> Bounds:
     >>> float(low[0]), float(high[0])
     (-25.0, 25.0)
     """
-    checks.positive("quantize.percentile", kept=kept)
-    checks.fraction("quantize.percentile", kept_of_100=kept / 100)
+    if not 0 < kept <= 100:
+        raise ValueError(f"quantize.percentile: kept must be in (0, 100], got {kept}")
     out = (1 - kept / 100) / 2
 
     def bounds(rows: Array, rounded: Callable[[Array, Array], Array]) -> Pair:
@@ -80,7 +81,8 @@ def mse(steps: int = 40, least: float = 0.1) -> Bounds:
     ...     quantize.uniform(x, bits=3))
     True
     """
-    checks.positive("quantize.mse", steps=steps, least=least)
+    checks.integer("quantize.mse", 1, steps=steps)
+    checks.positive("quantize.mse", least=least)
     checks.fraction("quantize.mse", least=least)
     shares = np.linspace(1.0, least, steps)
 
@@ -108,6 +110,16 @@ def mse(steps: int = 40, least: float = 0.1) -> Bounds:
         return jnp.where(better, all_[0], one[0]), jnp.where(better, all_[1], one[1])
 
     return bounds
+
+
+def check_bounds(function: str, bounds: Any) -> None:
+    """Raise ValueError for what only returns bounds, or is nothing to call."""
+    if bounds in (percentile, mse) or not callable(bounds):
+        given = getattr(bounds, "__name__", repr(bounds))
+        raise ValueError(
+            f"{function}: bounds must be quantize.min_max, quantize.percentile(99.9) "
+            f"or quantize.mse(), got {given}"
+        )
 
 
 def _at(ends: Pair, best: Array) -> Pair:

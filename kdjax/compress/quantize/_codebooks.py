@@ -17,6 +17,7 @@ from kdjax.compress.quantize._quantized import (
     per_channel,
     to_rows,
     upcast,
+    usable,
 )
 from kdjax.compress.quantize._uniform import uniform
 
@@ -32,11 +33,13 @@ _NF4 = (
 
 
 def kmeans(array: Array, *, bits: int = 4, iterations: int = 30) -> Quantized:
-    """Quantize to the values that fit best, found by k-means.
+    """Quantize to values that fit the array, found by k-means.
 
-    Lloyd's algorithm from the evenly spaced values of `uniform(symmetric=False,
-    channel_axis=None)`, so that its squared error is never larger than theirs. One
-    value stays 0.0, so that pruned weights stay pruned.
+    Lloyd's algorithm from three starts, of which the one with the smallest squared
+    error counts: the evenly spaced values of `uniform(symmetric=False,
+    channel_axis=None)`, so that the error is never larger than theirs; quantiles of the
+    distinct values, so that `2**bits` of these or fewer are kept as they are; and the
+    values halfway between. One level stays 0.0, so that pruned weights stay pruned.
 
     Args:
       array: floating, of any shape; one codebook for all.
@@ -58,35 +61,64 @@ def kmeans(array: Array, *, bits: int = 4, iterations: int = 30) -> Quantized:
     """
     array = jnp.asarray(array)
     check("quantize.kmeans", array, bits)
-    checks.positive("quantize.kmeans", iterations=iterations)
+    checks.integer("quantize.kmeans", 1, iterations=iterations)
     return _kmeans(array, bits, iterations)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _kmeans(array: Array, bits: int, iterations: int) -> Quantized:
     wide = upcast(array).ravel()
-    even = uniform(wide, bits=bits, symmetric=False, channel_axis=None)
-    zero = even.zero_code.astype(int).ravel()
-    levels = (jnp.arange(2**bits) - zero).astype(wide.dtype) * even.scale
-
-    def improved(_: int, levels: Array) -> Array:
-        codes = _nearest(wide, levels)
-        count = jnp.zeros_like(levels).at[codes].add(1.0)
-        # the mean as a correction to the level: small sums lose no digits
-        rest = (wide - levels[codes]) / count[codes]  # a sum of them could overflow
-        moved = levels + jnp.zeros_like(levels).at[codes].add(rest)
-        return finite(moved.at[zero].set(0.0), levels.dtype)
-
-    levels = finite(levels, levels.dtype)
-    levels = jax.lax.fori_loop(0, iterations, improved, levels)
+    even, spread = _even(wide, bits), _spread(wide, bits)
+    starts = jnp.stack([even, spread, even / 2 + spread / 2])
+    starts = finite(starts, wide.dtype)
+    # one after the other: all at once would take three times the memory
+    found, errors = jax.lax.map(lambda s: _lloyd(wide, s, iterations), starts)
+    levels = found[errors.argmin()]
     return Quantized(
         codes=_nearest(wide, levels).astype(jnp.uint8).reshape(array.shape),
-        scale=jnp.ones((1,) * array.ndim, wide.dtype),
+        scale=jnp.where(jnp.isfinite(wide).all(), 1.0, jnp.nan)
+        .astype(wide.dtype)
+        .reshape((1,) * array.ndim),
         zero_point=None,
         levels=levels,
         bits=bits,
         dtype=array.dtype.name,
     )
+
+
+def _even(values: Array, bits: int) -> Array:
+    """Return evenly spaced levels, of which one is 0."""
+    even = uniform(values, bits=bits, symmetric=False, channel_axis=None)
+    steps = jnp.arange(2**bits) - even.zero_code.astype(int)
+    return steps.astype(values.dtype) * even.scale
+
+
+def _spread(values: Array, bits: int) -> Array:
+    """Return levels at quantiles of the distinct values and 0: all, if they are few."""
+    rising = jnp.sort(jnp.append(values, 0.0))
+    rank = jnp.cumsum(jnp.append(False, rising[1:] != rising[:-1]))
+    most = 2**bits - 1
+    wanted = jnp.round(jnp.arange(most + 1) * (rank[-1] / most)).astype(rank.dtype)
+    return rising[jnp.searchsorted(rank, wanted)]
+
+
+def _lloyd(values: Array, start: Array, iterations: int) -> tuple[Array, Array]:
+    """Return improved levels, in rising order with a 0, and their squared error."""
+    zero = jnp.abs(start).argmin()
+
+    def improved(_: int, levels: Array) -> Array:
+        codes = _nearest(values, levels)
+        count = jnp.zeros(levels.shape, int).at[codes].add(1)
+        # the mean as a correction to the level: small sums lose no digits, unless the
+        # compiler adds them to the level one by one
+        rest = (values - levels[codes]) / count[codes]  # a sum of them could overflow
+        rest = jnp.zeros_like(levels).at[codes].add(rest)
+        moved = levels + jax.lax.optimization_barrier(rest)
+        return finite(moved.at[zero].set(0.0), levels.dtype)
+
+    start = start.at[zero].set(0.0)
+    levels = jax.lax.fori_loop(0, iterations, improved, start)
+    return levels, jnp.square(levels[_nearest(values, levels)] - values).sum()
 
 
 def power_of_two(
@@ -113,14 +145,14 @@ def power_of_two(
     Array([-1.  ,  0.  ,  0.25,  0.5 ], dtype=float32)
     """
     array = jnp.asarray(array)
-    check("quantize.power_of_two", array, bits)
+    check("quantize.power_of_two", array, bits, channel_axis)
     return _power_of_two(array, bits, channel_axis)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _power_of_two(array: Array, bits: int, channel_axis: int | None) -> Quantized:
     rows = to_rows(upcast(array), channel_axis)
-    largest = jnp.abs(rows).max(1, initial=0.0)
+    largest = usable(jnp.abs(rows).max(1, initial=0.0))
     mantissa, exponent = jnp.frexp(largest)
     exponent -= mantissa < 0.75
     # no more than the dtype has, and than has an inverse
@@ -128,7 +160,7 @@ def _power_of_two(array: Array, bits: int, channel_axis: int | None) -> Quantize
     scale = jnp.ldexp(jnp.ones_like(largest), jnp.minimum(exponent, most))
     powers = 0.5 ** np.arange(2 ** (bits - 1) - 1, dtype=np.float64)
     levels = [*-powers, 0.0, *powers[::-1]]
-    scale = jnp.where(largest > 0, scale, 1.0)
+    scale = jnp.where(jnp.isnan(largest), jnp.nan, scale)
     return _with_levels(array, levels, scale, bits, channel_axis)
 
 
@@ -152,15 +184,14 @@ def nf4(array: Array, *, channel_axis: int | None = -1) -> Quantized:
     Array([[ 0,  8, 13]], dtype=uint8)
     """
     array = jnp.asarray(array)
-    check("quantize.nf4", array, 4)
+    check("quantize.nf4", array, 4, channel_axis)
     return _nf4(array, channel_axis)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _nf4(array: Array, channel_axis: int | None) -> Quantized:
     rows = to_rows(upcast(array), channel_axis)
-    largest = jnp.abs(rows).max(1, initial=0.0)
-    scale = jnp.where(largest > 0, largest, 1.0)
+    scale = usable(jnp.abs(rows).max(1, initial=0.0))
     return _with_levels(array, _NF4, scale, 4, channel_axis)
 
 
@@ -178,8 +209,6 @@ def _with_levels(
     codes = jnp.where(
         rows > 0, _nearest(rows, levels, side="right"), _nearest(rows, levels)
     )
-    # the levels next to 0 can be too small to tell from it
-    codes = jnp.where(rows == 0, jnp.abs(levels).argmin(), codes)
     # where a table is shorter than 2**bits its last level is repeated
     levels = jnp.pad(levels, (0, 2**bits - len(levels)), mode="edge")
     return Quantized(
@@ -194,4 +223,6 @@ def _with_levels(
 
 def _nearest(values: Array, levels: Array, side: str = "left") -> Array:
     """Return the place of the level next to each value; levels are in rising order."""
-    return jnp.searchsorted(levels[:-1] / 2 + levels[1:] / 2, values, side=side)
+    places = jnp.searchsorted(levels[:-1] / 2 + levels[1:] / 2, values, side=side)
+    # those next to 0 can be too small to tell from it
+    return jnp.where(values == 0, jnp.abs(levels).argmin(), places)

@@ -3,13 +3,16 @@
 import dataclasses
 import functools
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import core
 from flax import linen as nn
 from jax import Array
 
+from kdjax import trees
 from kdjax.base import Variables
 from kdjax.compress.quantize._activations import Activations
 from kdjax.compress.quantize._quantized import Quantized, dequantized, upcast
@@ -52,8 +55,8 @@ def integer(
 
     Raises:
       ImportError: without the packages of `pip install 'kdjax[compress]'`.
-      ValueError: if activations or quantized weights have another grid than that of
-        8 bits.
+      ValueError: if it is no Linen module, if the variables are not the module's, or
+        if activations or quantized weights have another grid than that of 8 bits.
 
     >>> module, inputs = nn.Dense(3), jnp.ones((2, 5))
     >>> variables = module.init(jax.random.key(0), inputs)
@@ -67,6 +70,11 @@ def integer(
         raise ImportError(
             "quantize.integer needs qwix: pip install 'kdjax[compress]'"
         ) from error
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            "quantize.integer: module must be a Linen module, such as models.MLP(...), "
+            f"got {type(module).__name__}"
+        )
     if activations is not None and activations.bits != 8:
         raise ValueError(
             f"quantize.integer: activations must have 8 bits, got {activations.bits}; "
@@ -82,13 +90,37 @@ def integer(
         for path, (low, high) in _ranges(activations).items()
     ]
     rules.append(qwix.QuantizationRule(**int8))
+    frozen = isinstance(variables, core.FrozenDict)
+    given = core.unfreeze(variables) if frozen else variables
+    _check_fits(_shapes(module, inputs, options), given)
     module = qwix.quantize_model(module, qwix.PtqProvider(rules))
+    wanted = _shapes(module, inputs, options)["params"]
+    params = jax.tree.map(_held, wanted, given["params"], is_leaf=_takes_integers)
+    return module, {**given, "params": params}
+
+
+def _shapes(module: nn.Module, inputs: Any, options: Mapping[str, Any]) -> Any:
     init = functools.partial(module.init, **options)
-    shapes = jax.eval_shape(init, jax.random.key(0), inputs)
-    params = jax.tree.map(
-        _held, shapes["params"], variables["params"], is_leaf=_takes_integers
-    )
-    return module, {**variables, "params": params}
+    return jax.eval_shape(init, jax.random.key(0), inputs)
+
+
+def _check_fits(wanted: Any, given: Any) -> None:
+    """Raise ValueError unless the variables have the params of the module."""
+    module, variables = (_sizes(tree.get("params", {})) for tree in (wanted, given))
+    if module != variables:
+        raise ValueError(
+            "quantize.integer: variables['params'] are not those of the module:\n"
+            + trees.differences(module=module, variables=variables)
+        )
+
+
+def _sizes(params: Any) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_quantized)
+    return {trees.path_name(path): str(list(jnp.shape(x))) for path, x in leaves}
+
+
+def _is_quantized(leaf: Any) -> bool:
+    return isinstance(leaf, Quantized)
 
 
 def _takes_integers(like: Any) -> bool:
@@ -131,8 +163,9 @@ def _ranges(activations: Activations | None) -> dict[str, tuple[float, float]]:
         return {}
     found = {}
     for path, (low, high) in activations.ranges.items():
-        if activations.symmetric:
-            low, high = -max(-low, high), max(-low, high)
+        if activations.symmetric:  # qwix has 255 steps between the ends, we have 254
+            high = max(-low, high) * 255 / 254
+            low = -high
         if low < high:
             found[path] = low, high
     return found

@@ -21,7 +21,8 @@ class Quantized:
     """An array as integers of a few bits, and what they stand for.
 
     A uniform one stands for `(codes − zero_point) · scale`, one with a codebook for
-    `levels[codes] · scale`. In both 0.0 is represented exactly.
+    `levels[codes] · scale`. In both 0.0 is represented exactly. What `vmap` has made of
+    many arrays is dequantized by `vmap`, too.
 
     Attributes:
       codes: integers in `[0, 2**bits)`, uint8, of the array's shape.
@@ -167,16 +168,23 @@ def finite(values: Array, dtype: Any) -> Array:
     return jnp.clip(values, -most, most).astype(dtype)
 
 
+def usable(scale: Array) -> Array:
+    """Return scales; 1 where all is zero, NaN where not all is finite."""
+    scale = jnp.where(jnp.isfinite(scale), scale, jnp.nan)
+    return jnp.where(scale <= jnp.finfo(scale.dtype).tiny, 1.0, scale)
+
+
 def upcast(array: Array) -> Array:
     """Return the array in float32 at least."""
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
-def check(function: str, array: Any, bits: int) -> None:
-    """Raise ValueError unless the array is floating and the bits are 2 to 8."""
+def check(function: str, array: Any, bits: int, axis: int | None = None) -> None:
+    """Raise ValueError unless the array is floating, and has such an axis."""
     checks.floating(function, array=array)
-    if isinstance(bits, bool) or bits not in range(2, 9):
-        raise ValueError(f"{function}: bits must be 2, 3, ..., 8, got {bits!r}")
+    checks.integer(function, 2, 8, bits=bits)
+    if axis is not None and array.ndim:
+        checks.integer(function, -array.ndim, array.ndim - 1, channel_axis=axis)
 
 
 def to_rows(array: Array, channel_axis: int | None) -> Array:

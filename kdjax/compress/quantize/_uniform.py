@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from kdjax.compress.quantize._bounds import Bounds, Pair, min_max
+from kdjax.compress.quantize._bounds import Bounds, Pair, check_bounds, min_max
 from kdjax.compress.quantize._quantized import (
     Quantized,
     check,
@@ -15,6 +15,7 @@ from kdjax.compress.quantize._quantized import (
     per_channel,
     to_rows,
     upcast,
+    usable,
 )
 
 
@@ -30,14 +31,16 @@ def uniform(
 
     Symmetric: `2**bits − 1` values from −b to b, where b is the larger of the two
     bounds. Affine: `2**bits` values between the bounds, moved by less than a step so
-    that 0.0 is one of them. Within the bounds no value is off by more than half a step.
+    that 0.0 is one of them. Within the bounds no value is off by more than half a step,
+    before the result is rounded to the array's dtype; for magnitudes from 1e-35 to
+    1e35. Where an array has NaN or inf, all that shares their grid becomes NaN.
 
     Args:
       array: floating, of any shape.
       bits: of an integer, 2 to 8.
       symmetric: whether 0.0 is in the middle, as kernels for int8 products want it.
       channel_axis: the axis along which each index has a grid of its own; kernels of
-        Flax have their outputs on the last one. None: one grid for all.
+        `nn.Dense` and `nn.Conv` have their outputs on the last one. None: one for all.
       bounds: where grids begin and end: `min_max`, `percentile(99.9)`, `mse()`, which
         is the one to take for few bits.
 
@@ -45,7 +48,8 @@ def uniform(
       A `Quantized`, whose scale is the step.
 
     Raises:
-      ValueError: if the array is not floating or the bits are not 2 to 8.
+      ValueError: if the array is not floating, the bits are not 2 to 8, or the array
+        has no such axis.
 
     Source: Jacob et al., "Quantization and training of neural networks for efficient
     integer-arithmetic-only inference", https://arxiv.org/abs/1712.05877 (2018).
@@ -55,7 +59,8 @@ def uniform(
     (Array([[0, 4, 6]], dtype=uint8), 3, 0.3333)
     """
     array = jnp.asarray(array)
-    check("quantize.uniform", array, bits)
+    check("quantize.uniform", array, bits, channel_axis)
+    check_bounds("quantize.uniform", bounds)
     return _uniform(array, bits, symmetric, channel_axis, bounds)
 
 
@@ -105,6 +110,7 @@ def find_bounds(
     (0.0, 3.0)
     """
     check("quantize.find_bounds", values, bits)
+    check_bounds("quantize.find_bounds", bounds)
     return _find_bounds(values, bits, symmetric, bounds)
 
 
@@ -125,18 +131,13 @@ def grid(low: Array, high: Array, *, bits: int, symmetric: bool) -> Pair:
     low, high = jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)
     if symmetric:
         most = 2 ** (bits - 1) - 1
-        step = _step(jnp.maximum(-low, high) / most)
+        step = usable(jnp.maximum(-low, high) / most)
         return step, jnp.full_like(step, most)
     most = 2**bits - 1
     # Halves are exact and their difference does not overflow: a program that computes
     # this in several places must get one result, to the last bit.
-    step = _step((high / 2 - low / 2) / (most / 2))
+    step = usable((high / 2 - low / 2) / (most / 2))
     return step, jnp.round(-low / step)
-
-
-def _step(step: Array) -> Array:
-    """Return it, or 1 where there is nothing but zeros to represent."""
-    return jnp.where(step > jnp.finfo(step.dtype).tiny, step, 1.0)
 
 
 def _codes(rows: Array, step: Array, zero: Array, bits: int, symmetric: bool) -> Array:
@@ -181,7 +182,10 @@ def rounded(
     low, high = (jnp.asarray(x, wide.dtype).reshape(1) for x in (low, high))
     step, zero = grid(low, high, bits=bits, symmetric=symmetric)
     most = 2**bits - (2 if symmetric else 1)
-    within = jnp.clip(wide, (-zero * step)[0], ((most - zero) * step)[0])
+    first, last = (-zero * step)[0], ((most - zero) * step)[0]
+    # not by clip, whose gradient is a half at the ends: at every 0 of a ReLU
+    inside = (first <= wide) & (wide <= last)
+    within = jnp.where(inside, wide, jax.lax.stop_gradient(jnp.clip(wide, first, last)))
     held = jax.lax.stop_gradient(within)
     rows = held.reshape(1, -1)
     near = _values(_codes(rows, step, zero, bits, symmetric), step, zero)
