@@ -167,6 +167,14 @@ def test_a_file_that_says_something_else_is_not_written(
     assert path.read_bytes() == written
 
 
+def test_integers_that_say_something_else_are_not_written(packages, tmp_path):
+    path, int8 = tmp_path / "linear.onnx", tmp_path / "int8.onnx"
+    export.onnx(path, *LINEAR, ROWS)
+    with pytest.raises(ValueError, match=r"in int8 .* off by \d.*nothing was written"):
+        export.onnx_int8(int8, path, ROWS, tolerance=1e-6)
+    assert not int8.exists()
+
+
 def called_back(params, inputs):
     shape = jax.ShapeDtypeStruct(inputs.shape, inputs.dtype)
     return jax.pure_callback(np.sin, shape, inputs @ params)
