@@ -2,11 +2,17 @@
 
 import dataclasses
 import functools
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from kdjax import networks
 from kdjax.base import Network
 from kdjax.models import MLP, ResNet
+
+
+@functools.cache  # few, and one network is one compiled program
+def network(module: Any) -> Network:
+    """Return the network of a module: of equal modules the same."""
+    return networks.from_linen(module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +31,9 @@ class Model:
     def sized(self, mlp: tuple[int, int], resnet: tuple[int, int]) -> Self:
         """Return it with a `(width, depth)` for what was left open."""
         width, depth = mlp if self.model == "mlp" else resnet
-        given = {"width": self.width or width, "depth": self.depth or depth}
-        return dataclasses.replace(self, **given)
+        open_ = {"width": width, "depth": depth}
+        missing = {name: x for name, x in open_.items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **missing)
 
     def module(self, classes: int) -> MLP | ResNet:
         """Return the Linen module."""
@@ -36,10 +43,9 @@ class Model:
             return ResNet(classes, self.depth, self.width)
         return MLP(classes, self.width, self.depth, dropout=self.dropout)
 
-    @functools.cache  # noqa: B019 - few, and one network is one compiled program
     def build(self, classes: int) -> Network:
         """Return the network: for the same model the same."""
-        return networks.from_linen(self.module(classes))
+        return network(self.module(classes))
 
     @property
     def last(self) -> str:

@@ -65,14 +65,14 @@ def test_optimal_rows_equal_a_check_of_all_pairs():
 def test_the_table_marks_them_and_keeps_to_a_console(result):
     headings, *lines = result.cells()
     assert headings == [
-        *("network", "accuracy %", "on disk", "FLOPs", "XLA µs", "ONNX µs", "best in")
+        *("network", "accuracy %", "on disk", "FLOPs", "XLA µs", "ONNX µs", "best")
     ]
     assert {line[0]: line[-1] for line in lines} == {
         "large": "time",
-        "as good": "size, time",
+        "as good": "both",
         "worse": "",
-        "small": "size, time",
-        "slow": "size, time",
+        "small": "both",
+        "slow": "both",
     }
     assert lines[0][1:6] == ["91.00 ± 1.41", "1,000", "7", "20.0", "9.0"]
     assert max(map(len, result.text(80).splitlines())) <= 80
@@ -119,6 +119,28 @@ def test_layers_are_lines_and_sparsities_columns(layers):
 
 def test_sensitivity_is_drawn(layers, tmp_path):
     many = dataclasses.replace(layers, rows=[*layers.rows] * 8)
+    heights = []
     for number, one in enumerate((layers, many)):
         report.plot_sensitivity(tmp_path / f"{number}.png", one)
-        assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
+        content = (tmp_path / f"{number}.png").read_bytes()
+        assert content.startswith(b"\x89PNG")
+        heights.append(int.from_bytes(content[20:24], "big"))
+    assert heights[1] > heights[0]  # a line for each layer
+
+
+def test_a_table_that_is_too_wide_is_written_in_parts(layers):
+    wide = dataclasses.replace(
+        layers,
+        rows=[
+            dataclasses.replace(
+                row, seeds=[{**s, "accuracy": s["accuracy"] * 6} for s in row.seeds]
+            )
+            for row in [*layers.rows] * 12
+        ],
+        sparsities=tuple(n / 12 for n in range(12)),
+    )
+    text = wide.text(80)
+    assert max(map(len, text.splitlines())) <= 80
+    for heading in wide.cells()[0][1:]:
+        assert sum(heading in line.split() for line in text.splitlines()) == 1
+    assert sum(line.split()[:1] == ["a"] for line in text.splitlines()) == 12 * 3

@@ -7,10 +7,14 @@ from typing import Any
 
 import jax
 
+from kdjax.files import replace
+from kdjax.trees import path_name
+
 _CALLS = {
     ".safetensors": (
-        "from kdjax import compress\n"
+        "from kdjax import compress, models, networks\n"
         "from kdjax.compress import quantize\n\n"
+        "network = {network}\n"
         'variables, about = compress.load("{name}")\n'
         "outputs, _ = network.apply(quantize.dequantized(variables), inputs)"
     ),
@@ -36,6 +40,7 @@ def model_card(
     metrics: Mapping[str, Any],
     inputs: Any,
     teacher: str | None = None,
+    network: str = "...  # as it was made before the export",
     notes: str = "",
 ) -> Path:
     """Write `model_card.md` into a folder of exported files.
@@ -48,9 +53,11 @@ def model_card(
       name: of the network.
       data: what it was trained, chosen and tested on.
       metrics: figures by name; say on which split and how measured.
-      inputs: a batch of inputs; its shape and dtype are shown.
+      inputs: a batch of inputs, an array or a pytree; shapes and dtypes are shown.
       teacher: whom it learned from, and how; None if it had none.
-      notes: what else a user must know.
+      network: the Python that makes the network, for who loads its weights, such as
+        `"networks.from_linen(models.MLP(classes=10, width=16))"`.
+      notes: what else a user must know, such as what was done with the inputs before.
 
     Returns:
       The file.
@@ -68,24 +75,33 @@ def model_card(
             f"export.model_card: no exported file is in {folder}; there must be one of "
             + ", ".join(f"*{suffix}" for suffix in _CALLS)
         )
-    shape = ", ".join(["batch", *map(str, inputs.shape[1:])])
-    dtype = jax.dtypes.canonicalize_dtype(inputs.dtype)  # as files have it
     parts = [
         f"# {name}",
         f"**Data.** {data}",
         f"**Teacher.** {teacher or 'None: it learned from labels alone.'}",
-        f"**Inputs.** `{dtype}[{shape}]`. **Outputs.** Logits, one per class.",
+        f"**Inputs.** {_shapes(inputs)}. **Outputs.** Logits, one per class.",
         notes,
         "## Figures",
         _table([("figure", "value"), *metrics.items()]),
         "## Files",
         _table([("file", "bytes", "SHA-256"), *map(_described, files)]),
         "## How to call it",
-        *(_call(path) for path in files),
+        *(_call(path, network) for path in files),
     ]
     card = folder / "model_card.md"
-    card.write_text("\n\n".join(part for part in parts if part) + "\n")
+    replace(card, ("\n\n".join(part for part in parts if part) + "\n").encode())
     return card
+
+
+def _shapes(inputs: Any) -> str:
+    """Say shapes and dtypes, of what is no single array by path."""
+    said = []
+    for path, array in jax.tree_util.tree_leaves_with_path(inputs):
+        shape = ", ".join(["batch", *map(str, array.shape[1:])])
+        dtype = jax.dtypes.canonicalize_dtype(array.dtype)  # as files have it
+        name = f"`{path_name(path)}` " if path else ""
+        said.append(f"{name}`{dtype}[{shape}]`")
+    return ", ".join(said)
 
 
 def _table(rows: list[tuple[Any, ...]]) -> str:
@@ -95,7 +111,9 @@ def _table(rows: list[tuple[Any, ...]]) -> str:
 
 
 def _text(cell: Any) -> str:
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    if hasattr(cell, "item"):  # a number of NumPy or JAX
+        cell = cell.item()
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell).replace("|", "\\|")
 
 
 def _described(path: Path) -> tuple[str, str, str]:
@@ -104,5 +122,6 @@ def _described(path: Path) -> tuple[str, str, str]:
     return path.name, f"{len(content):,}", f"`{digest}`"
 
 
-def _call(path: Path) -> str:
-    return f"```python\n{_CALLS[path.suffix].format(name=path.name)}\n```"
+def _call(path: Path, network: str) -> str:
+    code = _CALLS[path.suffix].format(name=path.name, network=network)
+    return f"```python\n{code}\n```"

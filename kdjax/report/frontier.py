@@ -45,12 +45,13 @@ class Frontier(Result):
         headings, *lines = super().cells()
         best = {name: self.optimal(name) for name in AXES}
         marks = [
-            ", ".join(_SHORT[n] for n, rows in best.items() if row in rows)
+            [_SHORT[name] for name, rows in best.items() if row in rows]
             for row in self.rows
         ]
-        pairs = zip(lines, marks, strict=True)
+        said = ["both" if len(mark) > 1 else "".join(mark) for mark in marks]
         headings = [_HEADINGS.get(name, name) for name in headings]
-        return [[*headings, "best in"], *([*line, mark] for line, mark in pairs)]
+        table = [[*line, mark] for line, mark in zip(lines, said, strict=True)]
+        return [[*headings, "best"], *table]
 
 
 def _same(row: Row, other: Row, cost: str) -> bool:
@@ -64,7 +65,8 @@ def _mean(row: Row) -> float:
 def plot_frontier(path: str | Path, result: Frontier) -> None:
     """Draw accuracy against bytes and against time; lines join the optimal rows.
 
-    Rows of one `settings["family"]` have one colour. Optimal rows have their names.
+    Rows of one `settings["family"]` have one colour. Optimal rows are numbered, and
+    named beside the picture.
 
     Args:
       path: the PNG file to write.
@@ -72,14 +74,13 @@ def plot_frontier(path: str | Path, result: Frontier) -> None:
     """
     figure, axes = _figure(result.title, "", "test accuracy %", 9.5, panels=len(AXES))
     families = list(dict.fromkeys(row.settings.get("family") for row in result.rows))
-    tops = [100 * _mean(row) for row in result.rows]
     for panel, (cost, (label, factor)) in zip(axes, AXES.items(), strict=True):
         best = result.optimal(cost)
         places = {
-            row.name: (factor * row.cost[cost], _mean(row)) for row in result.rows
+            row.name: (factor * row.cost[cost], 100 * _mean(row)) for row in result.rows
         }
         line = [places[row.name] for row in best]
-        panel.plot([x for x, _ in line], [100 * y for _, y in line], **_LINE)
+        panel.plot([x for x, _ in line], [y for _, y in line], **_LINE)
         for row in result.rows:
             color = f"C{families.index(row.settings.get('family'))}"
             _draw(panel, row, places[row.name][0], color, row in best)
@@ -90,11 +91,13 @@ def plot_frontier(path: str | Path, result: Frontier) -> None:
             panel.set(xscale="log")
             panel.xaxis.set_major_formatter("{x:,g}")
         panel.margins(x=0.12)
-        # what has lost half of its accuracy must not flatten the rest
-        panel.set_ylim(max(min(tops) - 1, max(tops) - 12), max(tops) + 1.5)
+        tops = [y for _, y in places.values()]
+        # what has lost half of its accuracy must not flatten the rest, or be optimal
+        lowest = min(max(min(tops), max(tops) - 11), *(y for _, y in line), max(tops))
+        panel.set_ylim(lowest - 1, max(tops) + 1.5)
     for family in families:
         axes[0].plot([], [], "o", color=f"C{families.index(family)}", label=family)
-    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center", ncols=5)
     figure.savefig(path)
 
 
@@ -116,15 +119,19 @@ def _draw(panel: Any, row: Row, x: float, color: str, best: bool) -> None:
 
 
 def _name(panel: Any, places: Mapping[str, tuple[float, float]]) -> None:
-    """Write names above and below the points by turns, so that they do not meet."""
-    for number, (name, (x, y)) in enumerate(places.items()):
+    """Number the points, and say beside the panel which they are."""
+    for number, place in enumerate(places.values(), 1):
         panel.annotate(
-            name,
-            (x, 100 * y),
-            xytext=(0, -20 if number % 2 else 14),
+            number,
+            place,
+            xytext=(-6, 5),  # above the line, which rises
+            ha="right",
             textcoords="offset points",
-            ha="center",
-            fontsize=7,
-            bbox={"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5},
+            fontsize=8,
+            fontweight="bold",
             zorder=4,
         )
+    key = "\n".join(f"{number}  {name}" for number, name in enumerate(places, 1))
+    panel.annotate(
+        key, (1.02, 1), xycoords="axes fraction", va="top", fontsize=8, linespacing=1.5
+    )

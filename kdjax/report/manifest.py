@@ -14,7 +14,10 @@ import jax
 
 from kdjax import files
 
-_PACKAGES = ("kdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PACKAGES = (
+    *("kdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+    *("qwix", "safetensors", "onnx", "onnxruntime", "jax2onnx"),
+)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -109,6 +109,25 @@ def plot_comparison(path: str | Path, result: Result) -> None:
     figure.savefig(path)
 
 
+def draw_cells(
+    axes: Any,
+    values: np.ndarray,
+    texts: Sequence[Sequence[str]],
+    across: Sequence[float],
+    size: int = 9,
+) -> Any:
+    """Draw a table as coloured cells with text in them; return the image."""
+    axes.grid(visible=False)
+    image = axes.imshow(values, cmap="viridis", aspect="auto")
+    axes.set_xticks(range(len(across)), [f"{x:g}" for x in across])
+    for i, j in np.ndindex(values.shape):
+        color = "white" if image.norm(values[i, j]) < 0.6 else "black"
+        axes.text(
+            j, i, texts[i][j], ha="center", va="center", color=color, fontsize=size
+        )
+    return image
+
+
 def plot_heatmap(path: str | Path, grid: Grid) -> None:
     """Draw the mean test accuracy of every setting; the best by validation is framed.
 
@@ -125,15 +144,10 @@ def plot_heatmap(path: str | Path, grid: Grid) -> None:
     )
     figure, axes = _figure("", grid.across, grid.down, 1.8 + 0.6 * len(down))
     figure.suptitle(f"{grid.title}\nframed: best on the validation split", fontsize=10)
-    axes.grid(visible=False)
-    image = axes.imshow(means, cmap="viridis", aspect="auto")
-    axes.set_xticks(range(len(across)), [f"{x:g}" for x in across])
+    texts = [[x.replace(" ±", "\n±") for x in line[1:]] for line in grid.cells()[1:]]
     axes.set_yticks(range(len(down)), [f"{y:g}" for y in down])
-    texts = [line[1:] for line in grid.cells()[1:]]
+    image = draw_cells(axes, means, texts, across)
     for i, j in np.ndindex(means.shape):
-        color = "white" if image.norm(means[i, j]) < 0.6 else "black"
-        text = texts[i][j].replace(" ±", "\n±")
-        axes.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
         if table[i][j] is grid.best:
             frame = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, clip_on=False)
             frame.set(edgecolor="red", linewidth=2.5)

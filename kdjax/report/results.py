@@ -5,7 +5,7 @@ import dataclasses
 import io
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -130,6 +130,35 @@ def _span(table: list[list[str]]) -> int:
     return sum(widths) + 2 * (len(widths) - 1)
 
 
+def _parts(table: list[list[str]], width: int) -> Iterator[list[list[str]]]:
+    """Return tables of some columns each, as wide as fits, all with the first one."""
+    start, columns = 1, len(table[0])
+    while start < columns:
+        stop = columns
+        while stop > start + 1 and _span(_cut(table, start, stop)) > width:
+            stop -= 1
+        yield _cut(table, start, stop)
+        start = stop
+
+
+def _cut(table: list[list[str]], start: int, stop: int) -> list[list[str]]:
+    return [[row[0], *row[start:stop]] for row in table]
+
+
+def _lines(table: list[list[str]]) -> str:
+    """Return a table as text: the first column to the left, the others to the right."""
+    widths = _widths(table)
+    lines = [
+        "  ".join(
+            cell.rjust(size) if number else cell.ljust(size)
+            for number, (cell, size) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    ]
+    lines.insert(1, "  ".join("─" * size for size in widths))
+    return "\n".join(lines)
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What an experiment found.
@@ -183,23 +212,16 @@ class Result:
     def text(self, width: int = 80) -> str:
         """Return everything for a console `width` characters wide.
 
-        A table that is too wide is turned on its side, if that makes it narrower.
+        A table that is too wide is turned on its side, if that makes it narrower, and
+        then written in parts, one below the other.
         """
         table = self.cells()
         if _span(table) > width:
             turned = [list(column) for column in zip(*table, strict=True)]
             table = min(table, turned, key=_span)
-        widths = _widths(table)
-        lines = [
-            "  ".join(
-                cell.rjust(size) if number else cell.ljust(size)
-                for number, (cell, size) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in table
-        ]
-        lines.insert(1, "  ".join("─" * size for size in widths))
+        tables = "\n\n".join(_lines(part) for part in _parts(table, width))
         below = [textwrap.fill(sentence, width) for sentence in self.sentences()]
-        return "\n".join([textwrap.fill(self.title, width), "", *lines, "", *below])
+        return "\n".join([textwrap.fill(self.title, width), "", tables, "", *below])
 
     def sentences(self) -> list[str]:
         """Return what stands below the table."""

@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from kdjax.report.plots import _figure
+from kdjax.report.plots import _figure, draw_cells
 from kdjax.report.results import Result, _cell
+
+_CURVES = 8
+"""More layers than this are cells, not curves."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,20 +52,35 @@ class Sensitivity(Result):
 def plot_sensitivity(path: str | Path, result: Sensitivity) -> None:
     """Draw a curve for each layer; layers whose accuracy falls early must be spared.
 
+    Where there are many layers, each is a line of coloured cells.
+
     Args:
       path: the PNG file to write.
       result: whose rows are drawn.
     """
-    figure, axes = _figure(result.title, "sparsity of one layer", "accuracy %")
+    x = "sparsity of one layer"
+    many = len(result.rows) > _CURVES
+    height = 1.4 + 0.26 * len(result.rows) if many else 4.3
+    figure, axes = _figure(result.title, x, "" if many else "accuracy %", height)
+    if many:
+        means = 100 * result.table().mean(1)
+        texts = [[f"{value:.1f}" for value in line] for line in means]
+        axes.set_yticks(range(len(means)), [row.name for row in result.rows])
+        image = draw_cells(axes, means, texts, result.sparsities, size=8)
+        figure.colorbar(image, label="mean accuracy %")
+    else:
+        _draw_curves(axes, result)
+    figure.savefig(path)
+
+
+def _draw_curves(axes: Any, result: Sensitivity) -> None:
     for number, (row, seeds) in enumerate(
         zip(result.rows, 100 * result.table(), strict=True)
     ):
-        style: dict[str, Any] = {"color": f"C{number % 10}", "label": row.name}
-        dashes = "-" if number < 10 else "--"
-        axes.plot(result.sparsities, seeds.mean(0), f".{dashes}", lw=1.6, **style)
+        style: dict[str, Any] = {"color": f"C{number}", "label": row.name}
+        axes.plot(result.sparsities, seeds.mean(0), ".-", lw=1.6, **style)
         low, high = seeds.min(0), seeds.max(0)
         axes.fill_between(
             result.sparsities, low, high, color=style["color"], alpha=0.12, lw=0
         )
     axes.legend(frameon=False, fontsize=8, title="mean and range over seeds")
-    figure.savefig(path)

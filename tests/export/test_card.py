@@ -57,12 +57,16 @@ def test_files_are_listed_with_size_and_checksum(folder):
 
 def test_figures_are_short(folder):
     metrics = {"accuracy": 0.987654, "seconds": np.float64(1e-5 / 3), "weights": 12345}
-    card = written(folder, metrics={**metrics, "best on": "validation"})
+    metrics |= {"error": jnp.float32(0.123456), "of": np.int32(7)}
+    card = written(folder, metrics={**metrics, "best on": "validation", "a|b": "c"})
     for figure in (
         ("accuracy", "0.9877"),
         ("seconds", "3.333e-06"),
         ("weights", "12345"),
         ("best on", "validation"),
+        ("error", "0.1235"),
+        ("of", "7"),
+        (r"a\|b", "c"),
     ):
         assert row(*figure) in card
 
@@ -79,6 +83,9 @@ def test_a_card_says_what_the_network_learned_from_and_reads(folder):
     assert "\n\nNot for fish.\n\n" in card
     assert "`int32[batch, 6]`" in card
     assert "labels alone" not in card
+    both = {"ids": tokens, "image": IMAGES}
+    said = "`ids` `int32[batch, 6]`, `image` `float32[batch, 8, 8, 1]`. **Outputs.**"
+    assert said in written(folder, inputs=both)
     # of inputs, too, as the files have them
     assert "`float32[batch, 3]`" in written(folder, inputs=np.zeros((2, 3)))
     assert "`int32[batch]`" in written(folder, inputs=jnp.zeros(2, int))
@@ -117,9 +124,10 @@ def test_the_code_of_a_card_runs(suffix, write, request, tmp_path, monkeypatch):
         request.getfixturevalue("packages")
     case = build("MLP")
     logits = write(tmp_path / f"student.{suffix}", case)
-    [code] = blocks(written(tmp_path, inputs=case.inputs))
+    network = "networks.from_linen(models.MLP(classes=5, width=128))"
+    [code] = blocks(written(tmp_path, inputs=case.inputs, network=network))
     monkeypatch.chdir(tmp_path)
-    names = {"inputs": case.inputs, "network": case.network}
+    names = {"inputs": case.inputs}
     exec(compile(code, "model_card.md", "exec"), names)
     found = names["logits"] if "logits" in names else names["outputs"].logits
     assert off(np.asarray(found), np.asarray(logits)) < 1e-5
