@@ -1,11 +1,10 @@
-"""Networks as files: written, read by a process that has nothing else, measured."""
+"""Rows of networks as files: what is written of each, and whether it is whole."""
 
 import dataclasses
 import functools
+import hashlib
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments._workdir import Run, RunError
+from experiments import _model
+from experiments._workdir import Run
 from kdjax import compress, data, export, metrics, report, trees
 from kdjax.base import Network, Variables
 from kdjax.compress import quantize
 
 WEIGHTS, PROGRAM, ONNX = "weights.safetensors", "network.stablehlo", "network.onnx"
-NOTES = (
-    "Accuracies are those of the files: a fresh process ran each StableHLO program on "
-    "the test split, and the ONNX file of the first seed.",
-    f"on disk: bytes of {WEIGHTS}, mean over seeds; codes are packed as bits, and "
-    "pruned weights left out where a bitmap and the rest take less.",
-    "FLOPs and times are of the program that runs, per example: pruned single weights "
-    "are zeros in it, and quantized weights are floats again, but in the int8 row. "
-    "Rows with the same program have the same times: compiled by XLA, and in "
-    "onnxruntime on one thread, the fastest of 700 calls in turn.",
-    "best in: no other row is at least as accurate and no larger (slower), by means; "
-    "differences within the ± are not shown to be any.",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,79 +28,92 @@ class Made:
     Attributes:
       name: what the table calls them.
       family: of rows with one colour.
-      network: that their variables are of, once they are dequantized.
-      variables: by seed, perhaps quantized: what is stored.
+      module: that their variables are of, once they are dequantized.
+      variables: by seed, perhaps quantized: what is stored; None of what is to be
+        trained.
+      about: by seed, what is stored beside them.
       running: by seed, what runs in their place where it is another program, in int8.
       examples: to find ranges with for ONNX in int8; None where it is in float32.
       settings: what was chosen for them.
+      teacher: whom they learned from, for their model card.
+      note: what else the card says.
     """
 
     name: str
     family: str
-    network: Network
-    variables: Callable[[int], Variables]
+    module: Any
+    variables: Callable[[int], Variables] | None = None
+    about: Callable[[int], Mapping[str, Any]] = lambda seed: {}
     running: Callable[[int], tuple[Network, Variables]] | None = None
     examples: Any = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    teacher: str | None = None
+    note: str = ""
+
+    @property
+    def network(self) -> Network:
+        """The network of the module: one for rows of equal modules."""
+        return _model.network(self.module)
+
+    def of(self, seed: int) -> Variables:
+        """Return what is stored."""
+        assert self.variables is not None
+        return self.variables(seed)
 
     def runs(self, seed: int) -> tuple[Network, Variables]:
         """Return the network that answers, and its variables."""
         if self.running is not None:
             return self.running(seed)
-        return self.network, quantize.dequantized(self.variables(seed))
+        return self.network, quantize.dequantized(self.of(seed))
 
     def folder(self, run: Run, seed: int) -> Path:
         """Return where the files of one of them lie."""
         return run.directory / "models" / self.name.replace(" ", "-") / f"seed{seed}"
 
 
-def measured(
-    run: Run, task: data.Task, made: Sequence[Made], seeds: Sequence[int]
-) -> list[report.Row]:
-    """Write every network to files and return the table's rows, measured on these."""
-    _write_test(run, task)
-    example = jnp.zeros((1, *task.train["image"].shape[1:]))
-    for one in made:
-        for seed in seeds:
-            run.advance(0, f"writing {one.name}")
-            if not (one.folder(run, seed) / "files.json").exists():
-                _write(one, run, seed, example, first=seed == seeds[0])
-    _measure_in_fresh_process(run)
-    times = _latencies(run, made, seeds[0], example)
-    rows = [_row(one, run, seeds, times[one.name]) for one in made]
-    for one, row in zip(made, rows, strict=True):
-        for seed, figures in zip(seeds, row.seeds, strict=True):
-            _write_card(one.folder(run, seed), one, task, figures, example)
-    return rows
+def read(path: Path) -> dict[str, Any] | None:
+    """Return what a JSON file holds; None if there is none, or a damaged one."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
-def _write_test(run: Run, task: data.Task) -> None:
-    """Write the test split as networks see it, for the process that measures."""
-    count = len(task.test["label"])
-    [batch] = data.epoch(task.test, count, data.pipeline(task))
-    folder = run.directory / "models"
-    folder.mkdir(exist_ok=True)
-    np.savez(folder / "test.npz", image=batch["image"], label=batch["label"])
+def digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the network's files."""
+    paths = [folder / name for name in (WEIGHTS, PROGRAM, ONNX)]
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+        if path.exists()
+    }
 
 
-def _write(made: Made, run: Run, seed: int, example: Any, first: bool) -> None:
-    """Write the files of one network, and last what they are."""
+def write_if_needed(made: Made, run: Run, seed: int, images: Any, first: bool) -> None:
+    """Write the files of one network, unless they are as they were written before."""
     folder = made.folder(run, seed)
+    written = read(folder / "files.json")
+    if written is not None and written.get("files") == digests(folder):
+        return
+    if written is not None or (folder / "files.json").exists():
+        run.say(f"Files in {folder} are damaged or missing; writing them again.")
     folder.mkdir(parents=True, exist_ok=True)
-    variables = made.variables(seed)
+    variables = made.of(seed)
     whole = quantize.dequantized(variables)
     runs = made.running(seed) if made.running else (made.network, variables)
     nonzero = [np.count_nonzero(x) for x in jax.tree.leaves(whole["params"])]
-    files = {
+    costs = {
         **metrics.size(whole),
-        "stored": compress.save(folder / WEIGHTS, variables, {"name": made.name}),
-        "program": export.stablehlo(folder / PROGRAM, *runs, example),
+        "stored": compress.save(folder / WEIGHTS, variables, made.about(seed)),
+        "program": export.stablehlo(folder / PROGRAM, *runs, images[:1]),
         "nonzero": int(sum(nonzero)),
-        "flops": _flops(made.network, example.shape),
-        "sha256": trees.fingerprint(variables),
+        "flops": _flops(made.network, images[:1].shape),
     }
     if first:
-        _write_onnx(made, folder, whole, example)
+        _write_onnx(made, folder, whole, images)
+    sha256 = trees.fingerprint(variables)
+    files = {"costs": costs, "sha256": sha256, "files": digests(folder)}
     report.write_json(folder / "files.json", files)
 
 
@@ -124,97 +125,63 @@ def _flops(network: Network, shape: tuple[int, ...]) -> int:
     return metrics.flops(network.apply, variables, example)
 
 
-def _write_onnx(made: Made, folder: Path, whole: Variables, example: Any) -> None:
-    inputs = example if made.examples is None else made.examples
+def _write_onnx(made: Made, folder: Path, whole: Variables, images: Any) -> None:
+    inputs = images if made.examples is None else made.examples
     export.onnx(folder / ONNX, made.network, whole, inputs)
     if made.examples is not None:
         export.onnx_int8(folder / ONNX, folder / ONNX, inputs)
 
 
-def _measure_in_fresh_process(run: Run) -> None:
-    """Measure all files that are not measured yet.
-
-    Raises:
-      RunError: if that process fails; with what it said.
-    """
-    folder = run.directory / "models"
-    command = [sys.executable, "-m", "experiments._remeasure", str(folder)]
-    # of its own session, so that Ctrl-C stops us first, and we stop it
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, start_new_session=True
-    )
-    if done.returncode:
-        said = done.stderr.strip()
-        raise RunError(f"Measuring the files in {folder} failed:\n{said}")
-
-
-def _latencies(
-    run: Run, made: Sequence[Made], seed: int, example: Any
-) -> dict[str, dict[str, float]]:
-    """Return the times of every row, of all different programs measured in turn."""
-    calls: dict[Any, Callable[[], Any]] = {}
-    program: dict[str, Any] = {}
-    for one in made:
-        key = program[one.name] = one.name if one.running else one.network
-        if (key, "latency") in calls:
-            continue
-        network, variables = one.runs(seed)
-        forward = jax.jit(lambda v, x, apply=network.apply: apply(v, x)[0].logits)
-        calls[key, "latency"] = functools.partial(forward, variables, example)
-        session = export.load_onnx(one.folder(run, seed) / ONNX)
-        calls[key, "onnx_latency"] = functools.partial(session, np.asarray(example))
-    seconds = metrics.latency(calls)
-    return {
-        name: {what: seconds[key, what] for what in ("latency", "onnx_latency")}
-        for name, key in program.items()
-    }
-
-
-def _row(
-    made: Made, run: Run, seeds: Sequence[int], times: Mapping[str, float]
-) -> report.Row:
-    files, figures = [], []
-    for seed in seeds:
-        folder = made.folder(run, seed)
-        files.append(json.loads((folder / "files.json").read_text()))
-        found = json.loads((folder / "measured.json").read_text())
-        figures.append({"seed": seed, "network": str(folder), **found})
-    names = [name for name in files[0] if name != "sha256"]
-    cost = {name: float(np.mean([one[name] for one in files])) for name in names}
-    settings = {**made.settings, "family": made.family}
-    return report.Row(made.name, figures, {**cost, **times}, settings)
-
-
-def said_by_onnx(rows: Sequence[report.Row]) -> str:
-    """Say how the ONNX files of the first seed compare with the programs."""
-    others = [
-        f"{row.name} {100 * first['onnx_accuracy']:.2f} (not "
-        f"{100 * first['accuracy']:.2f})"
-        for row in rows
-        for first in row.seeds[:1]
-        if first["onnx_accuracy"] != first["accuracy"]
-    ]
-    but = f", but {', '.join(others)}" if others else ""
-    return f"In onnxruntime the first seed's accuracies are the same{but}."
-
-
-def _write_card(
-    folder: Path, made: Made, task: data.Task, figures: Mapping[str, Any], example: Any
+def write_card(
+    folder: Path,
+    made: Made,
+    task: data.Task,
+    row: report.Row,
+    figures: Mapping[str, Any],
+    images: Any,
 ) -> None:
+    tested = {f"{k} (test)": v for k, v in figures.items() if isinstance(v, float)}
+    times = {
+        "µs per example, XLA": row.cost["latency"] * 1e6,
+        "µs per example, onnxruntime": row.cost["onnx_latency"] * 1e6,
+    }
+    costs = {
+        "parameters": f"{row.cost['parameters']:,.0f}",
+        "not zero": f"{row.cost['nonzero']:,.0f}",
+        "FLOPs per example": f"{row.cost['flops']:,.0f}",
+    }
+    preprocessing = data.pipeline(task).about["preprocessing"]
     export.model_card(
         folder,
         name=f"{made.name}, seed {figures['seed']}",
         data=f"{task.name}. {task.splits}",
-        teacher=f"{made.family}: see the run's report.md",
-        metrics={f"{k} (test)": v for k, v in figures.items() if isinstance(v, float)},
-        inputs=example,
-        notes="Inputs are images with the mean and standard deviation of the training "
-        "split taken out, as `kdjax.data.pipeline` does.",
+        teacher=made.teacher,
+        metrics={**tested, **costs, **times, **made.settings},
+        inputs=images,
+        network=f"networks.from_linen(models.{code(made.module)})",
+        notes=f"Inputs are `{preprocessing}`, with images of 0 to 255. Counts are "
+        f"means over seeds, times are of the machine that made it. {made.note}".strip(),
     )
 
 
+def code(module: Any) -> str:
+    """Return the Python that makes a module of `kdjax.models`."""
+    given = {
+        field.name: getattr(module, field.name)
+        for field in dataclasses.fields(module)
+        if field.name not in ("parent", "name")
+        and getattr(module, field.name) != field.default
+    }
+    said = (
+        f"{name}={dict(value) if isinstance(value, Mapping) else value!r}"
+        for name, value in given.items()
+    )
+    return f"{type(module).__name__}({', '.join(said)})"
+
+
 def unmeasured(folder: Path) -> Iterator[Path]:
-    """Find the folders of written networks that nobody has measured."""
-    for files in sorted(folder.glob("*/seed*/files.json")):
-        if not (files.parent / "measured.json").exists():
-            yield files.parent
+    """Find the folders of written networks whose files nobody has measured."""
+    for path in sorted(folder.glob("*/seed*/files.json")):
+        written, found = read(path), read(path.parent / "measured.json")
+        if written and (not found or found.get("files") != written["files"]):
+            yield path.parent

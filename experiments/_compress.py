@@ -2,84 +2,22 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
-
-from experiments import _artifacts, _teacher
-from experiments._artifacts import Made
-from experiments._config import Config as ImageConfig
-from experiments._config import distinct
-from experiments._recipe import Learner
+from experiments import _frontier, _teacher
+from experiments._artifacts import Made, code
+from experiments._compress_config import NOTES, Config
+from experiments._model import network
 from experiments._run import Run
-from experiments._students import Kind, Students, hard
-from kdjax import checks, data, networks, report
+from experiments._students import Students, hard, soft
+from kdjax import data, networks, report
 from kdjax.base import Network, Variables
 from kdjax.compress import prune, quantize
-from kdjax.objectives import Objective
 
 _CHOSEN = ("learning_rate", "validation_accuracy")
-CALIBRATION = 512
-"""Training images that ranges of activations are found on."""
-RANDOM = prune.random(jax.random.key(0))
-METHODS: Mapping[str, Callable[[int], quantize.Method]] = {
-    "uniform": lambda bits: functools.partial(
-        quantize.uniform, bits=bits, bounds=quantize.mse()
-    ),
-    "k-means": lambda bits: functools.partial(quantize.kmeans, bits=bits),
-    "powers of 2": lambda bits: functools.partial(quantize.power_of_two, bits=bits),
-    "nf4": lambda bits: quantize.nf4,
-    # while training weights follow their grid, and searching for bounds takes time
-    "QAT": lambda bits: functools.partial(quantize.uniform, bits=bits),
-}
-
-SMALL: dict[str, Any] = {
-    "seeds": (2,),
-    "steps": 25,
-    "teacher_steps": 25,
-    "learning_rates": (1e-2,),
-    "sparsities": (0.9,),
-    "bits": (4,),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(ImageConfig):
-    """Teachers, students, and how far the teachers are compressed."""
-
-    seeds: tuple[int, ...] = (5,)
-    """One number: how many (0, 1, ...); several: which. Each has its own teacher."""
-    steps: int = 1000
-    """Training steps of each student and each compressed network."""
-    learning_rates: tuple[float, ...] = (1e-3, 5e-3, 2e-2)
-    """Tried for each kind of network; the best on the validation split counts."""
-    sparsities: tuple[float, ...] = (0.5, 0.8, 0.9, 0.95)
-    """Parts of the teacher's weights or units that are pruned, in (0, 1)."""
-    bits: tuple[int, ...] = (8, 4, 2)
-    """Bits of a quantized weight, 2 to 8."""
-    temperature: float = 2.0
-    """T of the soft targets, > 0."""
-    hot: float = 20.0
-    """A high T, for the trap of distilling networks of few bits."""
-    alpha: float = 0.9
-    """Weight of the soft term, in [0, 1]; the labels weigh 1 - alpha."""
-
-    def check(self) -> None:
-        """Raise ValueError for a number that cannot be."""
-        self.refuse_teacher_from()
-        checks.positive("config", temperature=self.temperature, hot=self.hot)
-        checks.fraction("config", alpha=self.alpha)
-        distinct(sparsities=self.sparsities, bits=self.bits)
-        for sparsity in self.sparsities:
-            checks.fraction("config", sparsities=sparsity)
-        if not all(bits in range(2, 9) for bits in self.bits):
-            raise ValueError(f"config: bits must be 2 to 8, got {list(self.bits)}")
-
-    @property
-    def kinds(self) -> int:
-        """How many kinds of networks are trained."""
-        return 3 + 3 * len(self.sparsities) + len(self.bits) + 5
+CALIBRATION, COMPARED = 512, 8
+"""Training images that ranges are found on, and that ONNX files are compared on."""
 
 
 class Compression(Students):
@@ -89,6 +27,10 @@ class Compression(Students):
       run: the run.
       config: its config.
       task: its data.
+
+    Attributes:
+      dense: the teachers.
+      blank: students of which nothing is trained.
     """
 
     def __init__(self, run: Run, config: Config, task: data.Task) -> None:
@@ -97,87 +39,103 @@ class Compression(Students):
         super().__init__(run, config, task, config.kinds, own)
         self.config: Config = config
         recipe, rate = config.recipe(config.teacher_steps), config.teacher_learning_rate
-        self.teachers: dict[int, Variables] = {}
+        teachers: dict[int, Variables] = {}
         for seed in config.seed_list:
             found = _teacher.get(run, task, config.teacher, recipe, seed, rate)
             run.pin(f"teacher {seed}", found.row.seeds[0]["sha256"])
-            self.teachers[seed] = found.variables
-        self.module = config.teacher.module(task.num_classes)
-        self.teacher = config.teacher.build(task.num_classes)
-        self.whole = Learner(
-            self.teacher,
-            self.teacher,
-            start=self.teachers.__getitem__,
-            steps_per_call=config.teacher.steps_per_call,
-        )
+            teachers[seed] = found.variables
+        module = config.teacher.module(task.num_classes)
         self.made: list[Made] = []
-        self.keep("teacher", "teacher", self.teacher, self.teachers.__getitem__)
+        self.dense = self.keep("teacher", "teacher", module, teachers.__getitem__)
+        self.blank = Made("", "", config.student.module(task.num_classes))
 
-    def keep(
-        self,
-        name: str,
-        family: str,
-        network: Network,
-        variables: Callable[[int], Variables],
-        **more: Any,
-    ) -> None:
-        """Make a row of networks: `variables(seed)` may be quantized."""
-        self.made.append(Made(name, family, network, variables, **more))
+    def keep(self, *what: Any, **more: Any) -> Made:
+        """Make a row of networks; see `Made`."""
+        self.made.append(Made(*what, **more))
+        return self.made[-1]
 
     def learn(
         self,
         name: str,
         family: str,
-        objective: Objective,
-        learner: Learner,
-        network: Network | None = None,
-    ) -> Kind:
-        """Train a kind of networks beside the teacher of their seed, and keep it."""
-        teacher = (self.teacher, self.teachers.__getitem__)
-        taught = None if objective is hard else teacher
-        kind = self.train(name, objective, learner=learner, teacher=taught)
-        chosen = {key: kind.row.settings[key] for key in _CHOSEN}
-        network = network or learner.exported
-        self.keep(name, family, network, kind.variables, settings=chosen)
-        return kind
+        source: Made,
+        temperature: float | None = None,
+        *,
+        module: Any = None,
+        **changes: Any,
+    ) -> Made:
+        """Train a kind of networks, and make a row of them.
+
+        Args:
+          name: of the row.
+          family: of the row.
+          source: where they begin.
+          temperature: of the soft targets of the teacher of their seed, beside labels;
+            None for labels alone.
+          module: of what is used in the end; by default the source's.
+          **changes: of the `Learner`.
+        """
+        small = source.module == self.blank.module
+        model = self.config.student if small else self.config.teacher
+        learner = dataclasses.replace(
+            self.learner,
+            network=source.network,
+            exported=source.network,
+            start=source.variables,
+            steps_per_call=model.steps_per_call,
+        )
+        learner = dataclasses.replace(learner, **changes)
+        objective, teacher, said = hard, None, None
+        if temperature is not None:
+            alpha = self.config.alpha
+            objective = soft(temperature, alpha)
+            teacher = self.dense.network, self.dense.of
+            said = (
+                f"{code(self.dense.module)} of the same seed and data, by soft targets "
+                f"at T = {temperature:g} of weight {alpha:g} beside the labels."
+            )
+        kind = self.train(name, objective, learner=learner, teacher=teacher)
+        return self.keep(
+            *(name, family, module or source.module, kind.variables),
+            settings={key: kind.row.settings[key] for key in _CHOSEN},
+            teacher=said,
+        )
 
     def pruned(
         self,
         name: str,
         family: str,
-        objective: Objective,
         sparsity: float,
+        temperature: float | None = None,
+        *,
         score: prune.Score = prune.l1,
-        source: Kind | None = None,
-    ) -> Kind:
+        source: Made | None = None,
+    ) -> Made:
         """Prune single weights gradually in the first half of the training.
 
         Args:
           name: of the row.
           family: of the row.
-          objective: what is learned meanwhile.
           sparsity: in the end.
+          temperature: see `learn`.
           score: what goes first.
           source: what is pruned; None prunes the teachers.
         """
         half = max(self.config.steps // 2, 1)
         rising = prune.cubic(sparsity, start=0, stop=half)
+        every = max(self.config.steps // 40, 1)
 
         def around(tx: Any) -> Any:
-            every = max(self.config.steps // 40, 1)
             return prune.scheduled(tx, rising, every=every, score=score, scope="global")
 
-        learner = self.whole
-        if source:
-            learner = dataclasses.replace(self.learner, start=source.variables)
-        learner = dataclasses.replace(learner, around=around)
-        return self.learn(name, family, objective, learner)
+        source = source or self.dense
+        return self.learn(name, family, source, temperature, around=around)
 
     def cut(
-        self, name: str, family: str, objective: Objective, sparsity: float
-    ) -> Kind:
+        self, name: str, family: str, sparsity: float, temperature: float | None = None
+    ) -> Made:
         """Prune whole units at the start, train what is left, and remove them."""
-        units = self.module.units()
+        units = self.dense.module.units()
         choose = functools.partial(prune.structured, layers=units, sparsity=sparsity)
 
         def silenced(params: Any) -> Any:
@@ -187,66 +145,81 @@ class Compression(Students):
         def removed(variables: Variables) -> Variables:
             return prune.remove(variables, units, prune.alive(variables, units))
 
-        first = self.teachers[self.config.seed_list[0]]
-        left = prune.sizes(choose(first))
-        learner = dataclasses.replace(
-            self.whole,
-            exported=_narrowed(self.module, tuple(left.items())),
+        first = self.dense.of(self.config.seed_list[0])
+        narrow = self.dense.module.narrowed(prune.sizes(choose(first)))
+        return self.learn(
+            *(name, family, self.dense, temperature),
+            module=narrow,
+            exported=network(narrow),
             export=removed,
             around=lambda tx: prune.fixed(tx, silenced),
         )
-        return self.learn(name, family, objective, learner)
 
     def aware(
-        self, name: str, family: str, objective: Objective, method: quantize.Method
-    ) -> Kind:
+        self,
+        name: str,
+        family: str,
+        method: quantize.Method,
+        temperature: float | None = None,
+    ) -> Made:
         """Train with quantized weights from the start."""
-        rounded = networks.transformed(self.teacher, quantize.straight_through(method))
-        learner = dataclasses.replace(
-            self.whole,
-            network=rounded,
-            exported=_decoded(self.teacher),
+        whole = self.dense.network
+        return self.learn(
+            *(name, family, self.dense, temperature),
+            network=networks.transformed(whole, quantize.straight_through(method)),
+            exported=_decoded(whole),
             export=functools.partial(_quantized, method=method),
         )
-        return self.learn(name, family, objective, learner, network=self.teacher)
 
     def after(
         self,
         name: str,
         family: str,
         method: quantize.Method,
-        kind: Kind | None = None,
+        source: Made | None = None,
     ) -> None:
-        """Quantize what is trained: the teachers, or another kind."""
-        source = kind.variables if kind else self.teachers.__getitem__
-        network = kind.fit.exported if kind else self.teacher
-        self.keep(
-            name, family, network, lambda seed: _quantized(source(seed), method=method)
-        )
+        """Quantize what is trained: the teachers, or another row."""
+        source = source or self.dense
+
+        def variables(seed: int) -> Variables:
+            return _quantized(source.of(seed), method=method)
+
+        self.keep(name, family, source.module, variables, teacher=source.teacher)
 
     def in_int8(self, name: str, family: str) -> None:
         """Weights and activations of 8 bits, and products of integers."""
-        images = self.calibration()
+        images, dense = self.seen(CALIBRATION), self.dense
         eight = functools.partial(quantize.uniform, bits=8)
 
         def weights(seed: int) -> Variables:
-            return _quantized(self.teachers[seed], method=eight)
+            return _quantized(dense.of(seed), method=eight)
+
+        @functools.cache
+        def ranges(seed: int) -> quantize.Activations:
+            batches = [{"image": images}]
+            return quantize.calibrated(dense.network, dense.of(seed), batches)
 
         @functools.cache
         def running(seed: int) -> tuple[Network, Variables]:
-            ranges = quantize.calibrated(
-                self.teacher, self.teachers[seed], [{"image": images}]
-            )
             module, small = quantize.integer(
-                self.module, weights(seed), images, activations=ranges
+                dense.module, weights(seed), images, activations=ranges(seed)
             )
             return networks.from_linen(module), small
 
-        self.keep(name, family, self.teacher, weights, running=running, examples=images)
+        self.keep(
+            *(name, family, dense.module, weights),
+            about=lambda seed: {"activations": dataclasses.asdict(ranges(seed))},
+            running=running,
+            examples=images,
+            note="The safetensors file has weights, and ranges of activations, of 8 "
+            "bits; the StableHLO program computes with both in int8, and is what was "
+            "tested; the ONNX file is quantized by onnxruntime, with ranges of the "
+            "same images.",
+        )
 
-    def calibration(self) -> Any:
-        """Return training images as networks see them."""
-        part = {name: array[:CALIBRATION] for name, array in self.task.train.items()}
+    def seen(self, count: int) -> Any:
+        """Return the first training images as networks see them."""
+        part = {name: array[:count] for name, array in self.task.train.items()}
         [batch] = data.epoch(part, len(part["label"]), data.pipeline(self.task))
         return batch["image"]
 
@@ -257,15 +230,17 @@ class Compression(Students):
           pairs: names of rows, of which the first is compared with the second.
         """
         config, seeds = self.config, self.config.seed_list
-        rows = _artifacts.measured(self.run, self.task, self.made, seeds)
+        compared = self.seen(COMPARED)
+        rows = _frontier.measured(self.run, self.task, self.made, seeds, compared)
         named = {row.name: row for row in rows}
         rates = [f"{rate:g}" for rate in config.learning_rates]
         notes = (
             f"Budgets: teachers {config.teacher_steps} steps of {config.batch_size}; "
-            f"what is trained after that, students too, {config.steps} steps and the "
+            f"each further training, students' too, {config.steps} steps and the "
             f"best of the rates {', '.join(rates)} on the validation split.",
-            *_artifacts.NOTES,
-            _artifacts.said_by_onnx(rows),
+            *NOTES,
+            *_frontier.NOTES,
+            _frontier.said_by_onnx(rows),
             *self.notes,
             self._about_data(),
         )
@@ -276,11 +251,6 @@ class Compression(Students):
             notes=notes,
             columns=("accuracy", "stored", "flops", "latency", "onnx_latency"),
         )
-
-
-@functools.cache
-def _narrowed(module: Any, left: Sequence[tuple[str, int]]) -> Network:
-    return networks.from_linen(module.narrowed(dict(left)))
 
 
 @functools.cache

@@ -39,7 +39,8 @@ def measure(folder: Path, test: dict[str, Any]) -> dict[str, Any]:
     if (folder / ONNX).exists():
         logits = export.load_onnx(folder / ONNX)(images)
         found["onnx_accuracy"] = figures(logits, labels)["accuracy"]
-    return {**found, "sha256": sha256}
+    figures_ = {**found, "sha256": sha256}
+    return {"figures": figures_, "files": written["files"]}
 
 
 def main(folder: Path) -> None:

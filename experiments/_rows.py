@@ -69,6 +69,11 @@ def _keep(run: Run, row: report.Row) -> None:
     report.write_json(folder / f"{row.name}.json", dataclasses.asdict(row))
 
 
+def forget(run: Run, name: str) -> None:
+    """Drop a finished row, so that it is made again from what is left of it."""
+    (run.directory / "rows" / f"{name}.json").unlink(missing_ok=True)
+
+
 def kept(run: Run, name: str) -> report.Row | None:
     """Return the row that an earlier start of this run finished, if it can be read."""
     try:

@@ -82,9 +82,9 @@ class _Signals:
     def _ask(self, number: int, _: Any) -> None:
         insists = self.asked is not None
         self.asked = self.asked or number
-        if insists or not Run.stepping:
-            raise KeyboardInterrupt
         Run.stopping = True
+        if insists or not Run.stepping:
+            raise KeyboardInterrupt  # lost where a destructor runs: hence `stopping`
         # not print: the signal may have come in the middle of one
         os.write(2, b"\nStopping after this step; once more to stop at once.\n")
 

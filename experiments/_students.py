@@ -10,9 +10,9 @@ import optax
 from experiments._config import StudentConfig
 from experiments._fit import Examples, Fit, Judge, TaughtBy, measure
 from experiments._recipe import Learner, alone
-from experiments._rows import kept, place_of, tuned, with_costs
-from experiments._run import Run
-from kdjax import data, losses, objectives, report, teachers, trees
+from experiments._rows import forget, kept, place_of, tuned, with_costs
+from experiments._workdir import Run, RunError
+from kdjax import checkpoint, data, losses, objectives, report, teachers, trees
 from kdjax.base import Batch, Network, Outputs, Variables
 from kdjax.objectives import Objective
 
@@ -60,11 +60,20 @@ class Kind:
         return self.fit.export(self.whole(seed, steps))
 
     def whole(self, seed: int, steps: int | None = None) -> Variables:
-        """Return all variables that were trained for one, with parts and peers."""
+        """Return all variables that were trained for one, with parts and peers.
+
+        Raises:
+          RunError: if its checkpoint is damaged; it is trained again next time.
+        """
         steps = self.fit.recipe.steps if steps is None else steps
         rate = float(self.row.settings["learning_rate"])
         _, place = place_of(self.run, self.row.name, rate, seed)
-        return teachers.from_checkpoints(place, steps)
+        try:
+            return teachers.from_checkpoints(place, steps)
+        except (ValueError, checkpoint.CheckpointError) as error:
+            forget(self.run, self.row.name)
+            again = f"the same command trains {self.row.name!r} again"
+            raise RunError(f"{error}\nWhat is lost is made again: {again}.") from error
 
 
 class Students:

@@ -180,7 +180,9 @@ class Run:
         self._bar.start()
 
     def advance(self, steps: int, text: str | None = None) -> None:
-        """Move the progress bar; `text` says what is going on."""
+        """Move the progress bar; `text` says what is going on. Stop if asked to."""
+        if Run.stopping and not Run.stepping:
+            raise Interrupted
         if self._bar is not None:
             task = self._bar.task_ids[0]
             self._bar.update(task, advance=steps, description=text)

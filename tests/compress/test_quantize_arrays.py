@@ -286,3 +286,12 @@ def test_small_and_empty_arrays(shape):
         assert found.shape == shape
         expected = -4.0 if "power_of_two" in name else -3.0
         np.testing.assert_allclose(found, np.full(shape, expected), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("low", "slopes"), [(0.0, [0, 1, 1, 1]), (-3.0, [1, 1, 1, 1])])
+def test_what_is_at_the_end_of_the_grid_is_not_clipped(low, slopes):
+    """Such as every 0 of a ReLU, whose range begins there."""
+    round_ = functools.partial(quantize.rounded, low=low, high=low + 7.0, bits=3)
+    values = jnp.array([-3.0, 0.0, 0.4, low + 7.0])
+    np.testing.assert_array_equal(jax.vmap(jax.grad(round_))(values), slopes)
+    assert jax.grad(round_)(low + 7.1) == 0

@@ -180,15 +180,6 @@ def test_what_it_cannot_do_is_refused(monkeypatch):
     activations = quantize.Activations({"dense1": (-1.0, 1.0)}, bits=4)
     with pytest.raises(ValueError, match=r"must have 8 bits, got 4; quantize.with_act"):
         quantize.integer(module, variables, inputs, activations=activations)
-    for wrong in (
-        variables["params"],
-        {"params": {"head": variables["params"]["head"]}},
-    ):
-        match = r"(?s)not those of the module:.*dense1/bias: module \[8\], variables -"
-        with pytest.raises(ValueError, match=match):
-            quantize.integer(module, wrong, inputs)
-    with pytest.raises(ValueError, match=r"must be a Linen module, .*, got Network"):
-        quantize.integer(networks.from_linen(module), variables, inputs)
     monkeypatch.setitem(sys.modules, "qwix", None)
     with pytest.raises(ImportError, match=r"pip install 'kdjax\[compress\]'"):
         quantize.integer(module, variables, inputs)
@@ -242,7 +233,6 @@ def test_static_ranges_of_one_point_and_symmetric_ones():
     small_network = networks.from_linen(small_module)
     said = jax.jit(small_network.apply)(small, inputs)[0].logits
     assert jnp.abs(said - expected).max() < 0.05 * jnp.abs(expected).max()
-    # as the same grids in floating point, but for what none is given for
     coarse = quantize.with_activations(network, given)
     eight = jax.jit(quantize.straight_through(EIGHT_BITS))(variables["params"])
     near = coarse.apply({"params": eight}, inputs)[0].features["hidden2"]

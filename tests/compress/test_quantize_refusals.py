@@ -1,9 +1,11 @@
-"""What quantization of arrays refuses, and what it makes of NaN and inf."""
+"""What quantization refuses, and what it makes of NaN and inf."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kdjax import models, networks
 from kdjax.compress import quantize
 
 ARRAY = jnp.arange(12.0).reshape(3, 4)
@@ -48,3 +50,37 @@ def test_what_is_not_finite_shows_in_its_channel(worst, symmetric):
             np.delete(found, 2, axis=1), np.delete(whole, 2, axis=1)
         )
     assert np.isnan(quantize.kmeans(broken).dequantized()).all()
+
+
+@pytest.fixture(scope="module")
+def dense():
+    """A module, its network, variables and inputs."""
+    module, inputs = models.MLP(3, width=8, depth=1), jnp.ones((2, 5))
+    network = networks.from_linen(module)
+    return module, network, network.init(jax.random.key(0), inputs), inputs
+
+
+def test_activations_that_cannot_be(dense):
+    _, network, variables, inputs = dense
+    with pytest.raises(ValueError, match="Activations: bits must be an integer 2 to 8"):
+        quantize.Activations({}, bits=16)
+    with pytest.raises(ValueError, match=r"bounds must be .*mse\(\), got mse"):
+        quantize.calibrated(network, variables, [], bounds=quantize.mse)
+    infinite = [{"image": inputs.at[0, 0].set(jnp.inf)}]
+    with pytest.raises(ValueError, match="the range of dense1 must be finite, got"):
+        quantize.calibrated(network, variables, infinite)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:(flax|qwix).*")
+def test_variables_of_another_module_have_no_integers(dense):
+    pytest.importorskip("qwix")
+    module, _, variables, inputs = dense
+    for wrong in (
+        variables["params"],
+        {"params": {"head": variables["params"]["head"]}},
+    ):
+        match = r"(?s)not those of the module:.*dense1/bias: module \[8\], variables -"
+        with pytest.raises(ValueError, match=match):
+            quantize.integer(module, wrong, inputs)
+    with pytest.raises(ValueError, match=r"must be a Linen module, .*, got Network"):
+        quantize.integer(networks.from_linen(module), variables, inputs)

@@ -80,23 +80,28 @@ def integer(
             f"quantize.integer: activations must have 8 bits, got {activations.bits}; "
             "quantize.with_activations computes with any number of them"
         )
+    frozen = isinstance(variables, core.FrozenDict)
+    given = core.unfreeze(variables) if frozen else variables
+    _check_fits(_shapes(module, inputs, options), given)
+    provider = qwix.PtqProvider(_rules(qwix.QuantizationRule, activations))
+    module = qwix.quantize_model(module, provider)
+    wanted = _shapes(module, inputs, options)["params"]
+    params = jax.tree.map(_held, wanted, given["params"], is_leaf=_takes_integers)
+    return module, {**given, "params": params}
+
+
+def _rules(rule: Any, activations: Activations | None) -> list[Any]:
+    """Return what qwix is to do: the first rule that fits a layer counts."""
     int8 = {"weight_qtype": jnp.int8, "act_qtype": jnp.int8}
-    rules = [
-        qwix.QuantizationRule(
+    static = [
+        rule(
             module_path=re.escape(path),
             act_calibration_method=f"fixed,{low},{high}",
             **int8,
         )
         for path, (low, high) in _ranges(activations).items()
     ]
-    rules.append(qwix.QuantizationRule(**int8))
-    frozen = isinstance(variables, core.FrozenDict)
-    given = core.unfreeze(variables) if frozen else variables
-    _check_fits(_shapes(module, inputs, options), given)
-    module = qwix.quantize_model(module, qwix.PtqProvider(rules))
-    wanted = _shapes(module, inputs, options)["params"]
-    params = jax.tree.map(_held, wanted, given["params"], is_leaf=_takes_integers)
-    return module, {**given, "params": params}
+    return [*static, rule(**int8)]
 
 
 def _shapes(module: nn.Module, inputs: Any, options: Mapping[str, Any]) -> Any:
