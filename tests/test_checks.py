@@ -100,6 +100,17 @@ def test_fraction():
             checks.fraction("f", a=value)
 
 
+def test_integer():
+    for value in (2, 8, np.int64(3)):
+        checks.integer("f", 2, 8, a=value)
+    checks.integer("f", 1, a=10**9)
+    for value in (1, 9, 4.0, True, "4", None, np.float32(4)):
+        with refused("f: a must be an integer 2 to 8, got "):
+            checks.integer("f", 2, 8, a=value)
+    with refused("f: a must be an integer >= 1, got 0"):
+        checks.integer("f", 1, a=0)
+
+
 def test_traced_numbers_pass_and_known_ones_do_not():
     @jax.jit
     def f(x):
