@@ -111,8 +111,10 @@ MODELS: dict[str, Callable[[], Row]] = {
         TOKENS,
     ),
 }
-EVERY_MODEL = pytest.mark.parametrize("name", MODELS)
-WITH_UNITS = pytest.mark.parametrize("name", [n for n in MODELS if n != "linear"])
+# the smallest ResNet is part of the next one; its scores are recomputed one by one
+EVERY = [name for name in MODELS if name != "resnet8"]
+EVERY_MODEL = pytest.mark.parametrize("name", EVERY)
+WITH_UNITS = pytest.mark.parametrize("name", [n for n in EVERY if n != "linear"])
 
 
 class Whole(NamedTuple):

@@ -73,7 +73,7 @@ def test_removed_says_what_silenced_says(name, score, scope):
         assert cost(narrow, small, inputs) < cost(model, variables, inputs)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet14", "resnet8x2"])
+@pytest.mark.parametrize("name", ["resnet14", "resnet8x2"])
 def test_removed_trains_with_the_statistics_of_silenced(name):
     (model, inputs, _), variables, layers = whole(name)
     kept = chosen(name, 0.4)

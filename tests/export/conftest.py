@@ -17,8 +17,7 @@ from kdjax import export, models, networks
 # A model's inputs; sizes such that weights are most of every file.
 MODELS = {
     "MLP": (models.MLP(classes=5, width=128), (3, 4)),
-    # of depth 14, because 8 has no block without a projection
-    "ResNet": (models.ResNet(classes=5, depth=14), (8, 8, 3)),
+    "ResNet": (models.ResNet(classes=5, depth=8), (8, 8, 3)),
     "GRU": (models.GRU(classes=5, width=64, depth=2), (6, 4)),
     "Transformer": (models.Transformer(5, 20, 64, heads=2, depth=2, length=8), (6,)),
 }

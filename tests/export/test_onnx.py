@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kdjax import export, trees
+from kdjax import export, models, networks, trees
 from kdjax.compress import quantize
 from kdjax.export import _onnx
 from tests.export.conftest import (
@@ -18,6 +18,7 @@ from tests.export.conftest import (
     constants,
     counted,
     graph_of,
+    moved,
     off,
     plain,
 )
@@ -94,6 +95,17 @@ def test_inputs_are_taken_as_jax_takes_them(dtype, packages, tmp_path):
     wanted = np.asarray(network.apply(variables, jnp.asarray(inputs))[0].logits)
     assert off(export.load_onnx(path)(inputs), wanted) < EQUAL
     assert off(export.load_onnx(int8)(inputs), wanted) < INT8
+
+
+def test_blocks_without_a_projection_are_converted(packages, tmp_path):
+    """Which the smallest ResNet has none of that read one sum twice."""
+    network = networks.from_linen(models.ResNet(classes=5, depth=14))
+    images = np.random.default_rng(0).normal(size=(2, 4, 4, 1)).astype(np.float32)
+    variables = moved(jax.jit(network.init)(jax.random.key(0), images))
+    path = tmp_path / "resnet.onnx"
+    export.onnx(path, network, variables, images)
+    wanted = np.asarray(jax.jit(network.apply)(variables, images)[0].logits)
+    assert off(export.load_onnx(path)(images), wanted) < EQUAL
 
 
 # Integers
