@@ -1,10 +1,10 @@
 """Which way of making a network small costs the least accuracy?
 
-Distillation (Hinton et al. 2015), pruning (single weights and whole units: Han et al.
-2015, Li et al. 2017, Zhu and Gupta 2017) and quantization (Jacob et al. 2018, Han et
-al. 2016) of the same teachers, alone and together, side by side: accuracy against bytes
-on disk and against time in onnxruntime. Accuracies are measured on the files that were
-written, by a process that has nothing but them.
+Distillation (Hinton et al. 2015), pruning of single weights and whole units (Han et
+al. 2015, Li et al. 2017, Zhu and Gupta 2017) and quantization (Jacob et al. 2018, Han
+et al. 2016) of the same teachers, alone and together, side by side: accuracy against
+bytes on disk and against time in onnxruntime. Accuracies are measured on the files that
+were written, by a process that has nothing but them.
 
 python -m experiments.compress            # digits, under 12 minutes on two cores
 python -m experiments.compress --smoke    # about a minute
