@@ -108,7 +108,7 @@ class Compression(Students):
         sparsity: float,
         temperature: float | None = None,
         *,
-        score: prune.Score = prune.l1,
+        at_random: bool = False,
         source: Made | None = None,
     ) -> Made:
         """Prune single weights gradually in the first half of the training.
@@ -118,12 +118,13 @@ class Compression(Students):
           family: of the row.
           sparsity: in the end.
           temperature: see `learn`.
-          score: what goes first.
+          at_random: whether any weights go, not the smallest.
           source: what is pruned; None prunes the teachers.
         """
         half = max(self.config.steps // 2, 1)
         rising = prune.cubic(sparsity, start=0, stop=half)
         every = max(self.config.steps // 40, 1)
+        score = prune.random(jax.random.key(0)) if at_random else prune.l1
 
         def around(tx: Any) -> Any:
             return prune.scheduled(tx, rising, every=every, score=score, scope="global")
@@ -235,7 +236,8 @@ class Compression(Students):
         named = {row.name: row for row in rows}
         rates = [f"{rate:g}" for rate in config.learning_rates]
         notes = (
-            f"Budgets: teachers {config.teacher_steps} steps of {config.batch_size}; "
+            f"Budgets: teachers {config.teacher_steps} steps of {config.batch_size} at "
+            f"the rate {config.teacher_learning_rate:g}; "
             f"each further training, students' too, {config.steps} steps and the "
             f"best of the rates {', '.join(rates)} on the validation split.",
             *NOTES,

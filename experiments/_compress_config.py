@@ -6,15 +6,12 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-
 from experiments._config import Config as ImageConfig
 from experiments._config import distinct
 from kdjax import checks
-from kdjax.compress import prune, quantize
+from kdjax.compress import quantize
 
 _NEEDED = ("safetensors", "qwix", "onnx", "onnxruntime", "jax2onnx")
-RANDOM = prune.random(jax.random.key(0))
 METHODS: Mapping[str, Callable[[int], quantize.Method]] = {
     "uniform": lambda bits: functools.partial(
         quantize.uniform, bits=bits, bounds=quantize.mse()

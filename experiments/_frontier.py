@@ -27,9 +27,9 @@ NOTES = (
     f"on disk: bytes of {WEIGHTS}, mean over seeds; codes are packed as bits, and "
     "pruned weights left out where a bitmap and the rest take less.",
     "FLOPs and times are of one example in the network as it computes: pruned single "
-    "weights are zeros in it, and quantized weights are floats again, but in the int8 "
-    "row. Rows with the same network have the same times: compiled by XLA, and in "
-    "onnxruntime on one thread, the fastest of 700 calls in turn.",
+    "weights are zeros in it, and quantized weights are floats again, but for the "
+    "times of int8. Rows with the same network have the same times: compiled by XLA, "
+    "and in onnxruntime on one thread, the fastest of 700 calls in turn.",
     "best: no other row is at least as accurate and no larger (size) or no slower in "
     "onnxruntime (time), by means; differences within the ± are not shown to be any.",
 )

@@ -1,5 +1,6 @@
 """Accuracy of teachers with one layer pruned at a time."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +11,10 @@ from experiments._run import Run
 from kdjax import data, report
 from kdjax.compress import prune
 
-SCORES = {"l1": prune.l1, "random": prune.random(jax.random.key(0))}
+SCORES: dict[str, Callable[[], prune.Score]] = {
+    "l1": lambda: prune.l1,
+    "random": lambda: prune.random(jax.random.key(0)),
+}
 
 
 def scan(run: Run, config: Any, task: data.Task) -> report.Sensitivity:
@@ -30,7 +34,7 @@ def scan(run: Run, config: Any, task: data.Task) -> report.Sensitivity:
             return measure(network, variables, task, "validation")["accuracy"]
 
         curves = prune.sensitivity(
-            accuracy, whole["params"], sparsities, score=SCORES[config.norm]
+            accuracy, whole["params"], sparsities, score=SCORES[config.norm]()
         )
         for layer, curve in curves.items():
             found.setdefault(layer, []).append({"seed": seed, "accuracy": curve})

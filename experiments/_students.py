@@ -1,6 +1,7 @@
 """Kinds of students side by side: trained at equal budgets, measured, compared."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -72,6 +73,7 @@ class Kind:
             return teachers.from_checkpoints(place, steps)
         except (ValueError, checkpoint.CheckpointError) as error:
             forget(self.run, self.row.name)
+            shutil.rmtree(place, ignore_errors=True)  # else it would go on at the end
             again = f"the same command trains {self.row.name!r} again"
             raise RunError(f"{error}\nWhat is lost is made again: {again}.") from error
 

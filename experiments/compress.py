@@ -14,7 +14,7 @@ python -m experiments.compress --sparsities 0.9 0.99 --bits 4 3 2
 
 from experiments import _run
 from experiments._compress import Compression
-from experiments._compress_config import METHODS, RANDOM, SMALL, Config
+from experiments._compress_config import METHODS, SMALL, Config
 from kdjax import report
 
 SMOKE = Config(**SMALL)
@@ -24,7 +24,7 @@ def alone(room: Compression, config: Config) -> None:
     """Prune or quantize the teachers, without distillation."""
     for part in config.sparsities:
         room.pruned(f"magnitude {part:g}", "pruned", part)
-        room.pruned(f"random {part:g}", "pruned", part, score=RANDOM)
+        room.pruned(f"random {part:g}", "pruned", part, at_random=True)
         room.cut(f"units {part:g}", "pruned", part)
     for bits in config.bits:
         for name in ("uniform", "k-means"):
@@ -38,7 +38,7 @@ def alone(room: Compression, config: Config) -> None:
 def together(room: Compression, config: Config) -> list[tuple[str, str]]:
     """Combine them with distillation; return what is compared with what."""
     warm, hot, kd = config.temperature, config.hot, "with KD"
-    part, bits, four = config.sparsities[-1], config.bits[-1], METHODS["k-means"](4)
+    part, bits, four = max(config.sparsities), min(config.bits), METHODS["k-means"](4)
     magnitude, units, qat = f"magnitude {part:g}", f"units {part:g}", f"QAT {bits} bits"
     at_hot, on = f", T {hot:g}", "teacher, trained on"
     room.learn("KD teacher", kd, room.dense, warm)

@@ -109,7 +109,9 @@ def integer(
     for name, value in values.items():
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not (whole and least <= value <= most):
-            allowed = f">= {least}" if most == float("inf") else f"{least} to {most}"
+            allowed = (
+                f">= {least}" if most == float("inf") else f"from {least} to {most}"
+            )
             raise ValueError(
                 f"{function}: {name} must be an integer {allowed}, got {value!r}"
             )

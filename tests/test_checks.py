@@ -105,7 +105,7 @@ def test_integer():
         checks.integer("f", 2, 8, a=value)
     checks.integer("f", 1, a=10**9)
     for value in (1, 9, 4.0, True, "4", None, np.float32(4)):
-        with refused("f: a must be an integer 2 to 8, got "):
+        with refused("f: a must be an integer from 2 to 8, got "):
             checks.integer("f", 2, 8, a=value)
     with refused("f: a must be an integer >= 1, got 0"):
         checks.integer("f", 1, a=0)

@@ -75,7 +75,9 @@ def test_the_table_marks_them_and_keeps_to_a_console(result):
         "slow": "both",
     }
     assert lines[0][1:6] == ["91.00 ± 1.41", "1,000", "7", "20.0", "9.0"]
-    assert max(map(len, result.text(80).splitlines())) <= 80
+    text = result.text(80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("ONNX µs") == 1  # in one part
     assert "| large | 91.00 ± 1.41 | 1,000 |" in result.markdown()
 
 

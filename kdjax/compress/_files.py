@@ -61,7 +61,7 @@ def save(
     tensors = _tensors(packed)
     stored = {name: _storable(array) for name, array in tensors.items()}
     # as it will be read: names that are numbers become text
-    about = json.loads(json.dumps(dict(about or {}), default=_plain))
+    about = _as_read(dict(about or {}))
     described: dict[str, Any] = {"leaves": {}, "empty": empty, "about": about}
     for name, leaf in packed.items():
         found = stored[name]
@@ -114,7 +114,7 @@ def _by_path(variables: Variables) -> dict[str, Any]:
             if not isinstance(name, str) or {"/", ":"} & set(name):
                 raise ValueError(f"{where} {name!r} is no name without '/' and ':'")
         if path == ("__metadata__",):
-            raise ValueError(f"{where} '__metadata__' is a name of the file format's")
+            raise ValueError(f"{where} '__metadata__' is reserved by the file format")
         known = isinstance(leaf, Quantized | int | float) or hasattr(leaf, "dtype")
         if not known and leaf is not traverse_util.empty_node:
             kind = type(leaf).__name__
@@ -122,12 +122,14 @@ def _by_path(variables: Variables) -> dict[str, Any]:
     return {"/".join(path): leaf for path, leaf in flat.items()}
 
 
-def _plain(value: Any) -> Any:
-    """Return a number or lists of them, for JSON."""
-    if not hasattr(value, "tolist"):
-        kind = type(value).__name__
-        raise ValueError(f"compress.save: about must be JSON values, got {kind}")
-    return value.tolist()
+def _as_read(about: dict[Any, Any]) -> Any:
+    """Return JSON values as they will be read: arrays are lists or numbers in them."""
+    try:
+        return json.loads(json.dumps(about, default=lambda value: value.tolist()))
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            f"compress.save: about must be JSON values or arrays: {error}"
+        ) from error
 
 
 def _leaves(

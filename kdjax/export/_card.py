@@ -111,7 +111,7 @@ def _table(rows: list[tuple[Any, ...]]) -> str:
 
 
 def _text(cell: Any) -> str:
-    if hasattr(cell, "item"):  # a number of NumPy or JAX
+    if getattr(cell, "size", 0) == 1:  # a number of NumPy or JAX
         cell = cell.item()
     return f"{cell:.4g}" if isinstance(cell, float) else str(cell).replace("|", "\\|")
 

@@ -81,7 +81,8 @@ def onnx(
             ) from error
     settle(model.graph)
     content = model.SerializeToString()
-    off = _difference(content, functools.partial(_answering(network), whole), inputs)
+    answer_ = functools.partial(_answering(network), whole)
+    off = _difference("export.onnx", content, answer_, inputs)
     if not off <= tolerance:
         raise ValueError(
             "export.onnx: in onnxruntime the network says something else: a logit is "
@@ -120,7 +121,7 @@ def _single(leaf: jax.Array) -> jax.Array:
 
 
 def _difference(
-    content: bytes, answer: Callable[[Any], Any], inputs: np.ndarray
+    function: str, content: bytes, answer: Callable[[Any], Any], inputs: np.ndarray
 ) -> float:
     """Return how far off logits are, in units of the largest one.
 
@@ -136,7 +137,7 @@ def _difference(
         ]
     except Exception as error:  # whatever they cannot do
         raise ValueError(
-            "export.onnx: the network and its file in onnxruntime must both run with "
+            f"{function}: the network and its file in onnxruntime must both run with "
             f"{len(inputs)} examples and with {len(inputs) + 1}, but: {error}"
         ) from error
     return float(np.max(off))
@@ -189,7 +190,7 @@ def onnx_int8(
                 **weights,
             )
         content = made.read_bytes()
-    off = _difference(content, load_onnx(source), _array(inputs))
+    off = _difference("export.onnx_int8", content, load_onnx(source), _array(inputs))
     if not off <= tolerance:
         raise ValueError(
             "export.onnx_int8: in int8 the network says something else of the "

@@ -1,4 +1,4 @@
-"""What accuracy costs in bytes and in time: a table and two pictures side by side."""
+"""What accuracy costs in bytes and in time: a table, and a picture of two panels."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -93,7 +93,7 @@ def plot_frontier(path: str | Path, result: Frontier) -> None:
         panel.margins(x=0.12)
         tops = [y for _, y in places.values()]
         # what has lost half of its accuracy must not flatten the rest, or be optimal
-        lowest = min(max(min(tops), max(tops) - 11), *(y for _, y in line), max(tops))
+        lowest = min(max(min(tops), max(tops) - 11), *(y for _, y in line))
         panel.set_ylim(lowest - 1, max(tops) + 1.5)
     for family in families:
         axes[0].plot([], [], "o", color=f"C{families.index(family)}", label=family)

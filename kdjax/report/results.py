@@ -133,6 +133,8 @@ def _span(table: list[list[str]]) -> int:
 def _parts(table: list[list[str]], width: int) -> Iterator[list[list[str]]]:
     """Return tables of some columns each, as wide as fits, all with the first one."""
     start, columns = 1, len(table[0])
+    if columns == 1:
+        yield table
     while start < columns:
         stop = columns
         while stop > start + 1 and _span(_cut(table, start, stop)) > width:

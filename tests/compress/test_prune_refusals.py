@@ -206,8 +206,14 @@ def updated(tx, *given):
             lambda: prune.iterative(-0.5, rounds=1, every=1),
             r"prune\.iterative: sparsity must be in .*-0\.5",
         ),
-        (lambda: prune.iterative(0.5, rounds=0, every=1), "rounds must be > 0, got 0"),
-        (lambda: prune.iterative(0.5, rounds=1, every=0), "every must be > 0, got 0"),
+        (
+            lambda: prune.iterative(0.5, rounds=0, every=1),
+            "rounds must be an integer >= 1",
+        ),
+        (
+            lambda: prune.iterative(0.5, rounds=1, every=0),
+            "every must be an integer >= 1",
+        ),
         (lambda: prune.cubic(0.5, start=5, stop=5), "cubic: stop - start must be > 0"),
         (lambda: prune.cubic(0.5, start=0, stop=5, initial=2), "initial must be in"),
         (lambda: prune.cubic(0.5, start=0, stop=5, initial=0.9), "sparsity - initial"),

@@ -278,7 +278,9 @@ def test_what_cannot_be_calibrated_is_refused(variables):
     linear = networks.from_function(lambda params, x: x @ params)
     with pytest.raises(ValueError, match=r"a network made of Linen layers \(nn.Dense"):
         quantize.calibrated(linear, {"params": jnp.eye(5)}, BATCHES)
-    with pytest.raises(ValueError, match="calibrated: bits must be an integer 2 to 8"):
+    with pytest.raises(
+        ValueError, match="calibrated: bits must be an integer from 2 to 8"
+    ):
         quantize.calibrated(MLP, variables, iter(()), bits=9)
     with pytest.raises(ValueError, match="the batch has no field 'text', only"):
         quantize.calibrated(MLP, variables, BATCHES, inputs="text")

@@ -247,7 +247,9 @@ METHODS = {
 @pytest.mark.parametrize("name", METHODS)
 def test_wrong_bits_and_integers_are_refused(name):
     for bits in (0, 1, 9, 4.0, True, "4"):
-        with pytest.raises(ValueError, match=f"{name}: bits must be an integer 2 to 8"):
+        with pytest.raises(
+            ValueError, match=f"{name}: bits must be an integer from 2 to 8"
+        ):
             METHODS[name](jnp.ones(3), bits=bits)
     for array in (jnp.arange(3), jnp.ones(3, bool), jnp.ones(3, jnp.complex64)):
         for method in (METHODS[name], quantize.nf4):

@@ -19,7 +19,7 @@ BY_CHANNEL = {
 @pytest.mark.parametrize("name", BY_CHANNEL)
 @pytest.mark.parametrize("axis", [2, -3, (0,), 1.0, True])
 def test_an_axis_that_is_not_there_is_refused(name, axis):
-    match = f"quantize.{name}: channel_axis must be an integer -2 to 1, got"
+    match = f"quantize.{name}: channel_axis must be an integer from -2 to 1, got"
     with pytest.raises(ValueError, match=match):
         BY_CHANNEL[name](ARRAY, channel_axis=axis)
 
@@ -39,6 +39,8 @@ def test_what_is_not_finite_shows_in_its_channel(worst, symmetric):
     broken = ARRAY.at[1, 2].set(worst)
     methods = [
         lambda array: quantize.uniform(array, bits=4, symmetric=symmetric),
+        lambda array: quantize.uniform(array, bits=4, bounds=quantize.percentile(60)),
+        lambda array: quantize.uniform(array, bits=4, bounds=quantize.mse()),
         lambda array: quantize.nf4(array),
         lambda array: quantize.power_of_two(array, channel_axis=-1),
     ]
@@ -62,7 +64,9 @@ def dense():
 
 def test_activations_that_cannot_be(dense):
     _, network, variables, inputs = dense
-    with pytest.raises(ValueError, match="Activations: bits must be an integer 2 to 8"):
+    with pytest.raises(
+        ValueError, match="Activations: bits must be an integer from 2 to 8"
+    ):
         quantize.Activations({}, bits=16)
     with pytest.raises(ValueError, match=r"bounds must be .*mse\(\), got mse"):
         quantize.calibrated(network, variables, [], bounds=quantize.mse)

@@ -27,9 +27,9 @@ def unstructured(
 ) -> PyTree:
     """Return the mask that prunes the weights with the lowest scores.
 
-    Exactly `round(sparsity * n)` of n weights go, in float32; of equal ones the first.
-    A higher sparsity prunes the same and more. Masks of different leaves are joined by
-    `jax.tree.map(jnp.logical_and, one, other)`.
+    Exactly `round(sparsity * n)` of n weights go, a product in float32; of equal ones
+    the first. A higher sparsity prunes the same and more. Masks of different leaves are
+    joined by `jax.tree.map(jnp.logical_and, one, other)`.
 
     Args:
       params: any pytree of arrays.
@@ -168,7 +168,8 @@ def apply(tree: PyTree, mask: PyTree) -> PyTree:
 def sparsity(tree: PyTree, *, where: Where = weights) -> Array:
     """Return the fraction of zeros among the weights, or of what a mask prunes.
 
-    Of what is quantized with `quantize.dequantized` before; 0 where nothing counts.
+    A quantized tree is dequantized first (`quantize.dequantized`). 0 where no leaf
+    counts.
 
     Args:
       tree: params, or a mask of them.

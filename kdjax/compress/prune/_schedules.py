@@ -51,7 +51,7 @@ def iterative(
     [0.5, 0.5, 0.75]
     """
     checks.fraction("prune.iterative", sparsity=sparsity)
-    checks.positive("prune.iterative", rounds=rounds, every=every)
+    checks.integer("prune.iterative", 1, rounds=rounds, every=every)
 
     def schedule(step: Any) -> Array:
         done = jnp.clip((step - start) // every + 1, 0, rounds)

@@ -9,7 +9,7 @@ from jax import Array
 
 Score = Callable[[str, Array], Array]
 """`score(path, weights) -> scores` of the same shape, floating, none negative. Those
-of a unit's weights are summed up."""
+of a unit's weights are summed up, but those of `random`."""
 
 
 def scored(function: str, score: Score, path: str, weights: Array) -> Array:

@@ -32,8 +32,8 @@ def structured(
     """Return which units stay when those with the lowest scores go.
 
     A unit's score is the sum over its weights, in all arrays that make it: with `l1`
-    its L1 norm, with `l2` its (squared) L2 norm. Exactly `round(sparsity * n)` of n
-    units go, but one of each layer always stays.
+    its L1 norm, with `l2` its (squared) L2 norm; `random` draws one for the unit.
+    Exactly `round(sparsity * n)` of n units go, but one of each layer always stays.
 
     Args:
       variables: of a network, `{"params": ..., ...}`.
@@ -48,7 +48,8 @@ def structured(
       `{layer: [size] booleans}`: True stays.
 
     Raises:
-      ValueError: if the sparsity or scope cannot be, or the variables lack an array.
+      ValueError: if the sparsity, scope or score cannot be, if the variables lack an
+        array, or if `where` leaves units without weights.
 
     Source: Li, Kadav, Durdanovic, Samet and Graf, "Pruning filters for efficient
     ConvNets", https://arxiv.org/abs/1608.08710 (2017).
@@ -88,8 +89,6 @@ def _unit_scores(
     arrays: Mapping[str, Array], name: str, units: Units, score: Score
 ) -> Array:
     """Return the mean score over the weights of each unit, `[size]`."""
-    if isinstance(score, Drawn):  # means of draws would tell small units from large
-        return score(name, jnp.zeros(units.size))
     total, count = jnp.zeros(units.size), 0
     for place in units.silenced:
         if place.path not in arrays:
@@ -105,6 +104,8 @@ def _unit_scores(
             f"prune.structured: the units {name!r} have no weights for which where= "
             "holds, so nothing tells which of them to prune"
         )
+    if isinstance(score, Drawn):  # means of draws would tell small units from large
+        return score(name, jnp.zeros(units.size))
     return total / count
 
 

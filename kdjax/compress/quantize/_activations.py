@@ -29,7 +29,7 @@ class Activations:
       symmetric: whether 0.0 is in the middle of the grid.
 
     Raises:
-      ValueError: for other bits, or ends that are no numbers.
+      ValueError: for other bits, or ends that are not finite.
     """
 
     ranges: Mapping[str, tuple[float, float]]

@@ -38,8 +38,9 @@ def kmeans(array: Array, *, bits: int = 4, iterations: int = 30) -> Quantized:
     Lloyd's algorithm from three starts, of which the one with the smallest squared
     error counts: the evenly spaced values of `uniform(symmetric=False,
     channel_axis=None)`, so that the error is never larger than theirs; quantiles of the
-    distinct values, so that `2**bits` of these or fewer are kept as they are; and the
-    values halfway between. One level stays 0.0, so that pruned weights stay pruned.
+    distinct values and 0.0, so that these are kept as they are if they are no more than
+    `2**bits`; and the values halfway between. One level stays 0.0, so that pruned
+    weights stay pruned.
 
     Args:
       array: floating, of any shape; one codebook for all.

@@ -169,7 +169,7 @@ def finite(values: Array, dtype: Any) -> Array:
 
 
 def usable(scale: Array) -> Array:
-    """Return scales; 1 where all is zero, NaN where not all is finite."""
+    """Return scales; 1 where they have no inverse, NaN where they are not finite."""
     scale = jnp.where(jnp.isfinite(scale), scale, jnp.nan)
     return jnp.where(scale <= jnp.finfo(scale.dtype).tiny, 1.0, scale)
 

@@ -76,6 +76,8 @@ def _uniform(
         return _values(_codes(rows, scale, zero, bits, symmetric), scale, zero)
 
     scale, zero = between(*bounds(rows, rounded))
+    # bounds may clip what is not finite, but it must not be hidden
+    scale = jnp.where(jnp.isfinite(rows).all(1), scale, jnp.nan)
     codes = _codes(rows, scale, zero, bits, symmetric)
     return Quantized(
         codes=from_rows(codes, array, channel_axis).astype(jnp.uint8),
