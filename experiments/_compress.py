@@ -5,6 +5,8 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from experiments import _frontier, _teacher
 from experiments._artifacts import Made, code
 from experiments._compress_config import NOTES, Config

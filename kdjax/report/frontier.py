@@ -89,7 +89,7 @@ def plot_frontier(path: str | Path, result: Frontier) -> None:
         widths = [x for x, _ in places.values()]
         if max(widths) > 10 * min(widths):
             panel.set(xscale="log")
-            panel.xaxis.set_major_formatter("{x:,g}")
+            panel.xaxis.set_major_formatter("{x:,.10g}")
         panel.margins(x=0.12)
         tops = [y for _, y in places.values()]
         # what has lost half of its accuracy must not flatten the rest, or be optimal
