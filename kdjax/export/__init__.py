@@ -1,7 +1,7 @@
 """Networks as files that other programs run.
 
     size = export.stablehlo("student.stablehlo", student, variables, images)
-    logits = export.load_stablehlo("student.stablehlo")(images)  # needs JAX alone
+    logits = export.load_stablehlo("student.stablehlo")(images)  # needs JAX
 
     export.onnx("student.onnx", student, variables, images)
     export.onnx_int8("student-int8.onnx", "student.onnx", images)

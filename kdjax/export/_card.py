@@ -20,7 +20,7 @@ _CALLS = {
     ),
     ".stablehlo": (
         "from pathlib import Path\n\n"
-        "import jax\n\n"
+        "import jax  # and flatbuffers beside it\n\n"
         'content = Path("{name}").read_bytes()\n'
         "logits = jax.export.deserialize(bytearray(content)).call(inputs)"
     ),

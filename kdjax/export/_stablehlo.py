@@ -26,7 +26,8 @@ def stablehlo(
 ) -> int:
     """Write a network with its weights as a StableHLO program for any batch size.
 
-    A process that has JAX runs it without this library and without the network's code::
+    A process that has JAX and flatbuffers, with which JAX reads such files, runs it
+    without this library and without the network's code::
 
         program = jax.export.deserialize(Path("student.stablehlo").read_bytes())
         logits = program.call(images)
