@@ -97,7 +97,7 @@ def write_if_needed(made: Made, run: Run, seed: int, images: Any, first: bool) -
     written = read(folder / "files.json")
     if written is not None and written.get("files") == digests(folder):
         return
-    if written is not None or (folder / "files.json").exists():
+    if (folder / "files.json").exists():
         run.say(f"Files in {folder} are damaged or missing; writing them again.")
     folder.mkdir(parents=True, exist_ok=True)
     variables = made.of(seed)

@@ -39,8 +39,7 @@ def measure(folder: Path, test: dict[str, Any]) -> dict[str, Any]:
     if (folder / ONNX).exists():
         logits = export.load_onnx(folder / ONNX)(images)
         found["onnx_accuracy"] = figures(logits, labels)["accuracy"]
-    figures_ = {**found, "sha256": sha256}
-    return {"figures": figures_, "files": written["files"]}
+    return {"figures": {**found, "sha256": sha256}, "files": written["files"]}
 
 
 def main(folder: Path) -> None:

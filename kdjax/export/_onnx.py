@@ -81,8 +81,8 @@ def onnx(
             ) from error
     settle(model.graph)
     content = model.SerializeToString()
-    answer_ = functools.partial(_answering(network), whole)
-    off = _difference("export.onnx", content, answer_, inputs)
+    says = functools.partial(_answering(network), whole)
+    off = _difference("export.onnx", content, says, inputs)
     if not off <= tolerance:
         raise ValueError(
             "export.onnx: in onnxruntime the network says something else: a logit is "
