@@ -94,6 +94,75 @@ def classification(
     return measured
 
 
+def ranks(scores: Array, labels: Array, *, where: Array | None = None) -> Array:
+    """Return the place of each label when all items are put in the order of scores.
+
+    `1 + |{i ≠ label: not s_i < s_label}|`: of equal scores the label's comes last, so
+    that scores that are all the same, or NaN, are worth nothing.
+
+    Args:
+      scores: `[batch, items]`, more is better.
+      labels: `[batch]` integers, the item that should come first.
+      where: booleans that broadcast to the scores, False for items that are left out,
+        such as those that a user has already; it does not matter at the label.
+
+    Returns:
+      `[batch]` floats from 1 to the number of items.
+
+    Raises:
+      ValueError: if a shape or dtype is not as above.
+
+    >>> ranks(jnp.array([[3.0, 1.0, 2.0, 1.0]]), jnp.array([1]))
+    Array([4.], dtype=float32)
+
+    All items and no sample of them: Krichene and Rendle, "On sampled metrics for item
+    recommendation" (2020), https://doi.org/10.1145/3394486.3403226
+    """
+    checks.logits("ranks", scores=scores)
+    checks.labels("ranks", labels, scores)
+    checks.mask("ranks", where, scores.shape)
+    own = labels[..., None]
+    ahead = ~(scores < jnp.take_along_axis(scores, own, -1))
+    ahead &= jnp.arange(scores.shape[-1]).reshape((1,) * labels.ndim + (-1,)) != own
+    if where is not None:
+        ahead &= where
+    return 1 + ahead.sum(-1, dtype=jnp.float32)
+
+
+def hit_rate(ranks: Array, *, k: int = 10) -> Array:
+    """Return 1 where a rank is among the first k, else 0: `[batch]` floats.
+
+    >>> hit_rate(jnp.array([1.0, 10.0, 11.0]))
+    Array([1., 1., 0.], dtype=float32)
+    """
+    checks.floating("hit_rate", ranks=ranks)
+    checks.integer("hit_rate", 1, k=k)
+    return (ranks <= k).astype(jnp.float32)
+
+
+def reciprocal_rank(ranks: Array) -> Array:
+    """Return `1 / rank`: `[batch]`; its mean is the MRR.
+
+    >>> reciprocal_rank(jnp.array([1.0, 4.0]))
+    Array([1.  , 0.25], dtype=float32)
+    """
+    checks.floating("reciprocal_rank", ranks=ranks)
+    return 1 / ranks
+
+
+def ndcg(ranks: Array, *, k: int = 10) -> Array:
+    """Return `1 / log₂(1 + rank)` where a rank is among the first k, else 0: `[batch]`.
+
+    That is the NDCG@k of a list with one relevant item: Järvelin and Kekäläinen,
+    "Cumulated gain-based evaluation of IR techniques" (2002),
+    https://doi.org/10.1145/582415.582418
+
+    >>> ndcg(jnp.array([1.0, 3.0, 11.0]))
+    Array([1. , 0.5, 0. ], dtype=float32)
+    """
+    return hit_rate(ranks, k=k) / jnp.log2(1 + ranks)
+
+
 def size(variables: Variables) -> dict[str, int]:
     """Return `parameters` (trained scalars) and `bytes` (all variables)."""
     return {

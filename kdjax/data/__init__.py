@@ -18,23 +18,35 @@ makes an endless, randomly accessible stream of one, and `epoch` walks over one 
 what a teacher says of them can be stored (`kdjax.teachers.cache`).
 """
 
+from kdjax.data import audio, ratings, speech
 from kdjax.data.augment import normalize, random_crop, random_flip, random_shift
 from kdjax.data.batches import Batches, epoch
+from kdjax.data.byte_pairs import BytePairs
 from kdjax.data.task import Task, Unavailable, load
+from kdjax.data.text import TextTask, load_text
 from kdjax.data.transforms import Pipeline, Views, pipeline, views
+from kdjax.data.vocabulary import Vocabulary, words
 
 __all__ = [
     "Batches",
+    "BytePairs",
     "Pipeline",
     "Task",
+    "TextTask",
     "Unavailable",
     "Views",
+    "Vocabulary",
+    "audio",
     "epoch",
     "load",
+    "load_text",
     "normalize",
     "pipeline",
     "random_crop",
     "random_flip",
     "random_shift",
+    "ratings",
+    "speech",
     "views",
+    "words",
 ]

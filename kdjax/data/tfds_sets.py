@@ -1,18 +1,13 @@
 """Image classification sets of TensorFlow Datasets, read without TensorFlow."""
 
-import contextlib
-import difflib
 import hashlib
-import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdjax.data import _cache, _prepare
-from kdjax.data.task import Split, Task, Unavailable, missing
+from kdjax.data import _builders, _cache, _prepare
+from kdjax.data.task import Split, Task, Unavailable
 
 MAX_BYTES = 16 * 2**30
 """Of decoded images: beyond it the memory of most machines is not enough."""
@@ -20,15 +15,13 @@ MAX_BYTES = 16 * 2**30
 # Part of what a set means, like its version: changing it changes every result.
 _HELD_OUT_SEED = 20_150_309
 
-_Path = str | os.PathLike[str] | None
+_Path = _builders.DataDir
 
 
 def load(name: str, data_dir: _Path, cache_dir: _Path, image_size: int | None) -> Task:
     """Load a set by its TFDS name; arguments and errors are those of `data.load`."""
-    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    root = Path(folder).expanduser()
     with _prepare.quiet():
-        builder = _builder(name, root)
+        builder = _READER.builder(name, _builders.root(data_dir))
         image, label = _fields(name, builder.info.features)
         decoded = _cache.cached(
             Path(cache_dir or _cache.default_dir()) / _file_name(builder, image_size),
@@ -41,81 +34,6 @@ def load(name: str, data_dir: _Path, cache_dir: _Path, image_size: int | None) -
     train, validation, test, sentence = _three(name, available)
     classes = builder.info.features[label].num_classes
     return Task(name, train, validation, test, classes, sentence)
-
-
-def _builder(name: str, root: Path) -> Any:
-    """Return a builder whose files are there, preparing them if need be."""
-    try:
-        import tensorflow_datasets as tfds
-        from tensorflow_datasets.core import read_only_builder
-    except ImportError as error:
-        raise missing("tensorflow-datasets") from error
-    if not re.fullmatch(r"\w+(/[\w.+-]+)?(:[\d.]+)?", name):
-        raise _unknown(name, root, tfds)
-    not_found = tfds.core.registered.DatasetNotFoundError
-    try:
-        # From the files first: no set's code is needed for a set that is prepared.
-        return read_only_builder.builder_from_files(name, data_dir=root)
-    except not_found:
-        pass
-    except Exception as error:
-        raise _damaged(name, root, error) from error
-    try:
-        builder = tfds.builder(name, data_dir=root, file_format="array_record")
-    except not_found as error:
-        raise _unknown(name, root, tfds) from error
-    except Exception as error:
-        raise Unavailable(f"data.load: {name!r}: {error}") from error
-    if Path(builder.data_dir).exists():
-        raise _damaged(name, Path(builder.data_dir), "dataset_info.json is missing")
-    _fields(name, builder.info.features)  # before anything is downloaded in vain
-    try:
-        _prepare.prepare(builder)
-    except Exception as error:
-        raise _not_prepared(name, root, error) from error
-    return builder
-
-
-def _one_line(error: object) -> str:
-    text = next(iter(str(error).strip().splitlines()), "")
-    kind = f"{type(error).__name__}: " if isinstance(error, Exception) else ""
-    return (kind + text)[:300]
-
-
-def _unknown(name: str, root: Path, tfds: Any) -> Unavailable:
-    known = ["digits", *tfds.list_builders(with_community_datasets=False)]
-    close = difflib.get_close_matches(name.split("/")[0], known, n=3)
-    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    return Unavailable(
-        f"data.load: there is no data set {name!r}.{hint}\n"
-        "Names are 'digits' (built in), those of TensorFlow Datasets\n"
-        "(https://www.tensorflow.org/datasets/catalog), and those of your own sets,\n"
-        f"prepared with TFDS in {root}."
-    )
-
-
-def _damaged(name: str, folder: Path, why: object) -> Unavailable:
-    return Unavailable(
-        f"data.load: {name!r} cannot be read from {folder}:\n"
-        f"  {_one_line(why)}\n"
-        "It is incomplete, damaged, or not in array_record format: remove that folder\n"
-        "and prepare the set again."
-    )
-
-
-def _not_prepared(name: str, root: Path, why: Exception) -> Unavailable:
-    call = f"data.load({name!r}, data_dir='tfds')"
-    return Unavailable(
-        f"data.load: {name!r} is not prepared in {root}, and preparing it failed:\n"
-        f"  {_one_line(why)}\n"
-        "Prepare it on a machine with network, in a folder that you can copy here:\n"
-        "  pip install 'kdjax[data]'\n"
-        f'  python -c "from kdjax import data; {call}"\n'
-        "or, if it says that TensorFlow is needed (pip install tensorflow):\n"
-        f"  tfds build {name} --data_dir=tfds --file_format=array_record\n"
-        "Then say where the folder is: --data-dir tfds, or TFDS_DATA_DIR=tfds, or\n"
-        f"  {call}"
-    )
 
 
 def _fields(name: str, features: Any) -> tuple[str, str]:
@@ -144,6 +62,9 @@ def _fields(name: str, features: Any) -> tuple[str, str]:
     return images[0], labels[0]
 
 
+_READER = _builders.Reader("data.load", _fields, built_in=("digits",))
+
+
 def _file_name(builder: Any, image_size: int | None) -> str:
     info = (Path(builder.data_dir) / "dataset_info.json").read_bytes()
     digest = hashlib.sha256(info).hexdigest()[:16]
@@ -157,11 +78,10 @@ def _decode(
     """Return `{"train/image": ..., "train/label": ..., ...}` of the splits in use."""
     arrays: dict[str, np.ndarray] = {}
     for split in _splits(builder):
-        with _readable(name, builder):
-            source = builder.as_data_source(split=split)
-            count = len(source)
+        source = _READER.source(name, builder, split)
+        count = len(source)
         images, labels = None, np.zeros(count, np.int32)
-        for row, example in enumerate(_examples(name, builder, source)):
+        for row, example in enumerate(_READER.examples(name, builder, source)):
             image = _resized(np.asarray(example[fields[0]]), image_size)
             if images is None:
                 _check_bytes(name, builder, image)
@@ -180,21 +100,6 @@ def _decode(
 
 def _splits(builder: Any) -> list[str]:
     return [s for s in ("train", "validation", "test") if s in builder.info.splits]
-
-
-def _examples(name: str, builder: Any, source: Any) -> Iterator[Any]:
-    for start in range(0, len(source), 512):
-        with _readable(name, builder):
-            block = source.__getitems__(range(start, min(start + 512, len(source))))
-        yield from block
-
-
-@contextlib.contextmanager
-def _readable(name: str, builder: Any) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise _damaged(name, Path(builder.data_dir), error) from error
 
 
 def _resized(image: np.ndarray, size: int | None) -> np.ndarray:

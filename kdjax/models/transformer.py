@@ -11,14 +11,22 @@ from jax import Array
 from kdjax import checks
 from kdjax.base import Outputs
 from kdjax.models._narrow import Narrowable
+from kdjax.models._padding import check_tokens
 from kdjax.units import Place, Units
 
 
 def _attention(scores: Array, real: Array) -> Array:
-    """Return the softmax over real keys; over all of them where none is real."""
+    """Return the softmax over real keys; over all of them where none is real.
+
+    Args:
+      scores: `[batch, heads, queries, keys]`.
+      real: `[batch, keys]` booleans, or `[batch, queries, keys]`: what each query may
+        look at.
+    """
+    seen = real[:, None, None, :] if real.ndim == 2 else real[:, None]
     # The lowest number, not -inf: of padding alone that would be NaN.
     lowest = jnp.finfo(scores.dtype).min
-    return jax.nn.softmax(jnp.where(real[:, None, None, :], scores, lowest))
+    return jax.nn.softmax(jnp.where(seen, scores, lowest))
 
 
 class Block(nn.Module):
@@ -43,7 +51,11 @@ class Block(nn.Module):
     def __call__(
         self, x: Array, real: Array, train: bool = False
     ) -> tuple[Array, Array, Array]:
-        """Map `[batch, tokens, width]` to the same, the scores and the values."""
+        """Map `[batch, tokens, width]` to the same, the scores and the values.
+
+        `real` says what is attended to: `[batch, tokens]`, or `[batch, tokens, tokens]`
+        for each token on its own, as a causal mask does.
+        """
         y = nn.LayerNorm(name="norm1")(x)
         each = (self.heads, self.head_dim)
         query = nn.DenseGeneral(each, name="query")(y)
@@ -167,21 +179,10 @@ class Transformer(Narrowable, nn.Module):
             )
         return found
 
-    def _check(self, inputs: Array) -> None:
-        """Raise unless the inputs are tokens that there are positions for."""
-        kind = str(getattr(inputs, "dtype", type(inputs).__name__))
-        if "int" not in kind:
-            raise ValueError(f"Transformer: inputs must be integer tokens, got {kind}")
-        if inputs.ndim != 2 or inputs.shape[1] > self.length:
-            raise ValueError(
-                "Transformer: inputs must be [batch, tokens] with at most "
-                f"{self.length} tokens (length=), got {list(inputs.shape)}"
-            )
-
     @nn.compact
     def __call__(self, inputs: Array, train: bool = False) -> Outputs:
         """Return logits, the residual stream and what attention says."""
-        self._check(inputs)
+        check_tokens("Transformer", inputs, self.length)
         real = inputs != 0
         x = nn.Embed(self.vocabulary, self.width, name="embed")(inputs)
         # of the scale of the embeddings, so that neither drowns the other

@@ -1,5 +1,6 @@
 """Results to tables and plots, metrics to logs, and the manifest of a run."""
 
+from kdjax.report._figures import FIGURES, Figure
 from kdjax.report.frontier import Frontier, plot_frontier
 from kdjax.report.grids import Grid
 from kdjax.report.log import MetricLog
@@ -15,6 +16,8 @@ from kdjax.report.sensitivity import Sensitivity, plot_sensitivity
 from kdjax.report.tradeoff import Tradeoff, plot_tradeoff
 
 __all__ = [
+    "FIGURES",
+    "Figure",
     "Frontier",
     "Gain",
     "Grid",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kdjax.report._figures import FIGURES, Figure
 from kdjax.report.grids import Grid
 from kdjax.report.results import Result
 
@@ -25,49 +26,58 @@ def _figure(title: str, x: str, y: str, height: float = 4.3, *, panels: int = 1)
     return figure, axes
 
 
+def _on_test(figure: Figure) -> str:
+    return f"test {figure.heading.removeprefix('test ')}"
+
+
 def plot_curves(
     path: str | Path,
     result: Result,
     curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]],
 ) -> None:
-    """Draw the validation accuracy of the rows over the steps.
+    """Draw the rows' figure on the validation split over the steps.
 
     Args:
       path: the PNG file to write.
       result: gives title and colours.
-      curves: row name -> one curve per seed -> `(step, accuracy in [0, 1])` points.
+      curves: row name -> one curve per seed -> `(step, figure)` points.
     """
-    figure, axes = _figure(result.title, "training step", "validation accuracy %")
+    shown = FIGURES[result.figure]
+    label = f"validation {shown.heading}"
+    figure, axes = _figure(result.title, "training step", label)
     for number, row in enumerate(result.rows):
         if row.name not in curves:
             continue
         seeds = curves[row.name]
         steps = [step for step, _ in seeds[0]]
-        values = 100 * np.array([[y for _, y in seed] for seed in seeds])
+        values = shown.factor * np.array([[y for _, y in seed] for seed in seeds])
         color = f"C{number}"
         axes.plot(steps, values.mean(0), label=row.name, lw=1.8, color=color)
         low, high = values.min(0), values.max(0)
         axes.fill_between(steps, low, high, color=color, alpha=0.15, lw=0)
-    axes.legend(frameon=False, loc="lower right", title="mean and range over seeds")
+    side = "lower" if shown.better > 0 else "upper"
+    place = f"{side} right"
+    axes.legend(frameon=False, loc=place, title="mean and range over seeds")
     figure.savefig(path)
 
 
 def plot_accuracy_against_size(path: str | Path, result: Result) -> None:
-    """Draw every row's test accuracy against its number of parameters.
+    """Draw every row's figure on the test split against its number of parameters.
 
     Rows of one size are moved apart a little, so that their bars can be told apart.
     """
-    figure, axes = _figure(result.title, "parameters", "test accuracy %")
+    shown = FIGURES[result.figure]
+    figure, axes = _figure(result.title, "parameters", _on_test(shown))
     drawn: Counter[float] = Counter()
     for number, row in enumerate(result.rows):
-        accuracy = 100 * row.values("accuracy")
-        spread = accuracy.std(ddof=1) if len(accuracy) > 1 else None
+        values = shown.factor * row.values(result.figure)
+        spread = values.std(ddof=1) if len(values) > 1 else None
         size = row.cost["parameters"]
         x = size * 1.06 ** drawn[size]
         drawn[size] += 1
         axes.errorbar(
             x,
-            accuracy.mean(),
+            values.mean(),
             yerr=spread,
             fmt="o",
             capsize=4,
@@ -76,28 +86,29 @@ def plot_accuracy_against_size(path: str | Path, result: Result) -> None:
         )
     axes.set_xscale("log")
     axes.margins(x=0.2, y=0.2)
-    axes.legend(frameon=False, loc="lower right", title="mean ± std over seeds")
+    axes.legend(frameon=False, loc="best", title="mean ± std over seeds")
     figure.savefig(path)
 
 
 def plot_comparison(path: str | Path, result: Result) -> None:
-    """Draw every row's test accuracy, one below the other, and where the baseline is.
+    """Draw every row's figure on the test split, one below the other, and a baseline.
 
     Rows of one `settings["family"]` have one colour.
     """
     families = list(dict.fromkeys(row.settings.get("family") for row in result.rows))
     height = 1.2 + 0.22 * len(result.rows)
-    figure, axes = _figure(result.title, "test accuracy %", "", height)
+    shown = FIGURES[result.figure]
+    figure, axes = _figure(result.title, _on_test(shown), "", height)
     for number, row in enumerate(result.rows):
-        accuracy = 100 * row.values("accuracy")
-        spread = accuracy.std(ddof=1) if len(accuracy) > 1 else None
+        values = shown.factor * row.values(result.figure)
+        spread = values.std(ddof=1) if len(values) > 1 else None
         family = row.settings.get("family")
         color = f"C{families.index(family)}"
         axes.errorbar(
-            accuracy.mean(), -number, xerr=spread, fmt="o", capsize=3, color=color
+            values.mean(), -number, xerr=spread, fmt="o", capsize=3, color=color
         )
         if row.name == result.baseline:
-            axes.axvline(accuracy.mean(), color="gray", lw=1, ls="--")
+            axes.axvline(values.mean(), color="gray", lw=1, ls="--")
     axes.set_ylim(-len(result.rows) + 0.3, 0.7)
     names = [row.name for row in result.rows]
     axes.set_yticks(range(0, -len(names), -1), names, fontsize=8)

@@ -11,27 +11,10 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-# name -> (heading, factor, digits); figures that are measured once per seed
-_PER_SEED = {
-    "accuracy": ("accuracy %", 100, 2),
-    "agreement": ("agreement %", 100, 2),
-    "calibration_error": ("calibration error %", 100, 2),
-    "negative_log_likelihood": ("NLL", 1, 4),
-}
-# what a network costs does not depend on the seed
-_COST = {
-    "parameters": ("parameters", 1, 0),
-    "bytes": ("bytes", 1, 0),
-    "flops": ("FLOPs", 1, 0),
-    "latency": ("latency µs", 1e6, 1),
-}
-# what some results show besides
-_FURTHER = {
-    "stored": ("on disk", 1, 0),
-    "nonzero": ("nonzero", 1, 0),
-    "onnx_latency": ("ONNX µs", 1e6, 1),
-}
-_FIGURES = {**_PER_SEED, **_COST, **_FURTHER}
+from kdjax.report._figures import COST, FIGURES, FURTHER, PER_SEED
+
+CLASSIFIER = ("accuracy", "agreement", "calibration_error", "negative_log_likelihood")
+"""What is measured of a classifier."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +46,10 @@ class Gain:
     Attributes:
       better: the row that should be.
       than: the row it is compared with.
-      mean: mean difference of accuracy over seeds, in [-1, 1].
+      mean: mean difference over seeds, such as of accuracies in [-1, 1].
       low: lower end of the 95 % interval (Student's t), None for a single seed.
       high: upper end.
+      figure: what differs, by name; "perplexity" and others are better when less.
     """
 
     better: str
@@ -73,30 +57,28 @@ class Gain:
     mean: float
     low: float | None
     high: float | None
+    figure: str = "accuracy"
 
     def sentence(self) -> str:
         """Say it in one sentence, also where it is no gain."""
+        figure = FIGURES[self.figure]
         text = (
-            f"{self.better} − {self.than}, same seed: {_points(self.mean)} points of "
-            "test accuracy"
+            f"{self.better} − {self.than}, same seed: {figure.signed(self.mean)} "
+            f"{figure.unit}"
         )
         if self.low is None or self.high is None:
             return f"{text}; one seed gives no interval: run more with --seeds."
-        text += f", 95 % interval [{_points(self.low)}, {_points(self.high)}]"
-        if self.low > 0:
+        ends = figure.signed(self.low), figure.signed(self.high)
+        text += f", 95 % interval [{ends[0]}, {ends[1]}]"
+        if min(figure.better * self.low, figure.better * self.high) > 0:
             return f"{text}: it helps."
-        if self.high < 0:
+        if max(figure.better * self.low, figure.better * self.high) < 0:
             return f"{text}: it HURTS here."
         return f"{text}: no gain is shown, the interval holds 0."
 
 
-def _points(difference: float) -> str:
-    """Return it in points with its sign, but zero without a minus."""
-    return f"{round(100 * difference, 2) + 0.0:+.2f}"
-
-
-def paired_gain(better: Row, than: Row) -> Gain:
-    """Return the paired difference of two rows' accuracies with its 95 % interval.
+def paired_gain(better: Row, than: Row, figure: str = "accuracy") -> Gain:
+    """Return the paired difference of two rows' figures with its 95 % interval.
 
     Raises:
       ValueError: if the rows do not have the same seeds.
@@ -104,13 +86,13 @@ def paired_gain(better: Row, than: Row) -> Gain:
     ours, theirs = ([s["seed"] for s in row.seeds] for row in (better, than))
     if ours != theirs:
         raise ValueError(f"paired_gain: seeds differ: {ours} and {theirs}")
-    difference = better.values("accuracy") - than.values("accuracy")
+    difference = better.values(figure) - than.values(figure)
     mean = float(difference.mean())
     if len(difference) < 2:
-        return Gain(better.name, than.name, mean, None, None)
+        return Gain(better.name, than.name, mean, None, None, figure)
     error = difference.std(ddof=1) / math.sqrt(len(difference))
     margin = float(special.stdtrit(len(difference) - 1, 0.975) * error)
-    return Gain(better.name, than.name, mean, mean - margin, mean + margin)
+    return Gain(better.name, than.name, mean, mean - margin, mean + margin, figure)
 
 
 def _cell(values: np.ndarray, factor: float, digits: int) -> str:
@@ -171,20 +153,22 @@ class Result:
       gains: paired comparisons of rows.
       notes: sentences that a reader needs to trust the table.
       columns: the figures shown, by name; all by default. "gain" is the paired
-        difference of accuracy to the row `baseline`, ± half its 95 % interval.
+        difference of `figure` to the row `baseline`, ± half its 95 % interval.
       baseline: the row that gains are measured from.
+      figure: what counts, by name: what gains and pictures are of.
     """
 
     title: str
     rows: Sequence[Row]
     gains: Sequence[Gain] = ()
     notes: Sequence[str] = ()
-    columns: Sequence[str] = (*_PER_SEED, *_COST)
+    columns: Sequence[str] = (*CLASSIFIER, *COST)
     baseline: str | None = None
+    figure: str = "accuracy"
 
     def cells(self) -> list[list[str]]:
         """Return the table as text, headings first."""
-        headings = {name: heading for name, (heading, _, _) in _FIGURES.items()}
+        headings = {name: figure.heading for name, figure in FIGURES.items()}
         headings["gain"] = "gain"
         table = [["network", *(headings[name] for name in self.columns)]]
         for row in self.rows:
@@ -194,10 +178,15 @@ class Result:
     def _figure(self, row: Row, name: str) -> str:
         if name == "gain":
             return self._gain(row)
-        _, factor, digits = _FIGURES[name]
-        of_row = name not in _PER_SEED
-        values = np.array([row.cost[name]]) if of_row else row.values(name)
-        return _cell(values, factor, digits)
+        shown = FIGURES[name]
+        of_row = name not in PER_SEED
+        if of_row:
+            values = np.array([row.cost[name]])
+        elif any(name not in seed for seed in row.seeds):
+            return ""  # of no meaning for this row
+        else:
+            values = row.values(name)
+        return _cell(values, shown.factor, shown.digits)
 
     def _gain(self, row: Row) -> str:
         [than] = [other for other in self.rows if other.name == self.baseline]
@@ -205,10 +194,11 @@ class Result:
             return ""  # a teacher
         if row is than:
             return ""
-        gain = paired_gain(row, than)
-        text = _points(gain.mean)
+        gain, figure = paired_gain(row, than, self.figure), FIGURES[self.figure]
+        text = figure.signed(gain.mean)
         if gain.high is not None:
-            text += f" ± {100 * (gain.high - gain.mean):.2f}"
+            margin = figure.factor * (gain.high - gain.mean)
+            text += f" ± {margin:,.{figure.digits}f}"
         return text
 
     def text(self, width: int = 80) -> str:
@@ -239,9 +229,10 @@ class Result:
 
     def csv(self) -> str:
         """Return one line per network and seed, all figures in full precision."""
-        known = {name for row in self.rows for name in row.cost}
-        further = [name for name in _FURTHER if name in known]
-        names = ["network", "seed", *_PER_SEED, *_COST, *further, "sha256"]
+        known = {name for row in self.rows for name in (*row.cost, *row.seeds[0])}
+        further = [name for name in FURTHER if name in known]
+        measured = [name for name in PER_SEED if name in known]
+        names = ["network", "seed", *measured, *COST, *further, "sha256"]
         text = io.StringIO()
         writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

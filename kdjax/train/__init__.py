@@ -11,6 +11,7 @@ into the program as constants, and a donated state would delete them for the cal
 
 from kdjax.train.evaluation import make_eval
 from kdjax.train.loop import NonFiniteError, run, scan
+from kdjax.train.sampling import on_policy
 from kdjax.train.state import TrainState, from_variables, init
 from kdjax.train.step import Metrics, Step, make_step
 from kdjax.train.sweep import init_sweep, make_sweep_step
@@ -26,6 +27,7 @@ __all__ = [
     "make_eval",
     "make_step",
     "make_sweep_step",
+    "on_policy",
     "run",
     "scan",
 ]
