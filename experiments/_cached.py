@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from experiments import _config, _teacher
-from experiments._fit import Told
 from experiments._images import Images
+from experiments._problem import Told
 from experiments._rows import with_costs
 from experiments._run import Run
 from experiments._students import Kind, Students

@@ -22,16 +22,11 @@ def distinct(**settings: Sequence[float]) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class StudentConfig:
-    """Data, students and budgets."""
-
-    mlp_size: ClassVar[tuple[int, int]] = (16, 1)
-    """Width and depth of a student for which they are left open."""
+class Budget:
+    """What networks that are compared share: data, seeds, steps and rates."""
 
     dataset: str = "digits"
     """"digits" (embedded), or any TFDS image classification set by name."""
-    image_size: int | None = None
-    """Resize images to this many pixels a side; for sets of mixed sizes."""
     seeds: tuple[int, ...] = (10,)
     """One number: how many (0, 1, ...); several: which."""
     steps: int = 1500
@@ -46,10 +41,6 @@ class StudentConfig:
     """How the rate falls: as a cosine to 0, or to a tenth at 5/8, 6/8, 7/8 of all."""
     weight_decay: float = 0.0
     """Weight decay of all networks."""
-    augment: tuple[Literal["shift", "crop", "flip"], ...] = ()
-    """Random changes of the training images; all networks of a step see the same."""
-    student: Model = Model()
-    """The small network: by default an MLP of 16 hidden units; as a ResNet, resnet8."""
     run: RunOptions = Options()
 
     def checked(self) -> Self:
@@ -66,13 +57,46 @@ class StudentConfig:
         if not all(0 <= seed < 2**32 for seed in self.seed_list):
             raise ValueError(f"config: seeds must be in [0, 2**32), got {self.seeds}")
         checks.positive("config", max_skipped=self.run.max_skipped)
-        student = self.student.sized(mlp=self.mlp_size, resnet=(1, 8))
-        return dataclasses.replace(self, student=student)
+        return self
 
     @property
     def seed_list(self) -> list[int]:
         """The seeds that are meant."""
         return list(range(*self.seeds)) if len(self.seeds) == 1 else list(self.seeds)
+
+    def recipe(self, steps: int) -> Recipe:
+        """Return how a network is trained for this many steps."""
+        return Recipe(
+            steps,
+            self.batch_size,
+            optimizer=self.optimizer,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig(Budget):
+    """Data, students and budgets, for images."""
+
+    mlp_size: ClassVar[tuple[int, int]] = (16, 1)
+    """Width and depth of a student for which they are left open."""
+
+    image_size: int | None = None
+    """Resize images to this many pixels a side; for sets of mixed sizes."""
+    augment: tuple[Literal["shift", "crop", "flip"], ...] = ()
+    """Random changes of the training images; all networks of a step see the same."""
+    student: Model = Model()
+    """The small network: by default an MLP of 16 hidden units; as a ResNet, resnet8."""
+
+    def checked(self) -> Self:
+        """Return it with all that was left open filled in.
+
+        Raises:
+          ValueError: for a number that cannot be.
+        """
+        student = self.student.sized(mlp=self.mlp_size, resnet=(1, 8))
+        return dataclasses.replace(super().checked(), student=student)
 
     def load(self) -> data.Task:
         """Return the data."""
@@ -82,14 +106,7 @@ class StudentConfig:
 
     def recipe(self, steps: int) -> Recipe:
         """Return how a network is trained for this many steps."""
-        return Recipe(
-            steps,
-            self.batch_size,
-            self.augment,
-            self.optimizer,
-            self.weight_decay,
-            self.schedule,
-        )
+        return dataclasses.replace(super().recipe(steps), augment=self.augment)
 
 
 @dataclasses.dataclass(frozen=True)

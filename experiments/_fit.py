@@ -1,44 +1,29 @@
 """Train networks of one kind: one compiled program, resumable, measured."""
 
-import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import _problem
+from experiments._problem import Arrays, Figures, Judge, Problem, Told
 from experiments._recipe import Learner, Recipe
 from experiments._workdir import Interrupted, Run
-from kdjax import checkpoint, data, metrics, train, trees
+from kdjax import checkpoint, data, train, trees
 from kdjax.base import Network, Variables
 from kdjax.objectives import Objective
 from kdjax.teachers import cache
 
-EVALUATION_BATCH = 512
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Told:
-    """What a teacher said, in the teacher's place.
-
-    Attributes:
-      view: makes the views of the training images that it saw.
-      splits: what it said of each split, by name.
-    """
-
-    view: data.Views
-    splits: Mapping[str, cache.Cache]
-
-
 TaughtBy = tuple[Network, Variables | Callable[[int], Variables]] | Told
-Judge = tuple[Network, Variables] | Told
-Examples = Callable[[int], Mapping[str, Any]]
+Examples = Callable[[int], Arrays]
+
+_UNSEEN = -1e300
 
 
 class Fit:
@@ -46,7 +31,7 @@ class Fit:
 
     Args:
       run: the run they belong to.
-      task: the data.
+      task: a task of images, or any problem.
       learner: the kind.
       objective: what they are trained on.
       recipe: how.
@@ -63,7 +48,7 @@ class Fit:
     def __init__(
         self,
         run: Run,
-        task: data.Task,
+        task: data.Task | Problem,
         learner: Learner,
         objective: Objective,
         recipe: Recipe,
@@ -75,8 +60,9 @@ class Fit:
     ) -> None:
         """Compile nothing yet."""
         self.run, self.task, self.recipe, self._learner = run, task, recipe, learner
+        self.problem = _problem.of(task)
         self.exported = learner.exported
-        self.example = jnp.zeros((1, *task.train["image"].shape[1:]))
+        self.example = self.problem.example
         self._keep, self._examples = tuple(keep_steps), examples
         self._told = teacher if isinstance(teacher, Told) else None
         if self._told:
@@ -92,8 +78,15 @@ class Fit:
 
     def _make_step(self, teach: Any, objective: Any) -> train.Step:
         learner, tx = self._learner, self._transformation(0.0)
-        apply = learner.network.apply
-        return train.make_step(apply, teach, objective, tx, past=learner.past)
+        step = train.make_step(
+            learner.network.apply,
+            teach,
+            objective,
+            tx,
+            past=learner.past,
+            inputs=self.problem.inputs,
+        )
+        return train.on_policy(step, learner.sample) if learner.sample else step
 
     def _transformation(self, learning_rate: Any) -> optax.GradientTransformation:
         tx = self._learner.around(self.recipe.transformation(learning_rate))
@@ -129,11 +122,10 @@ class Fit:
         """Return the variables of the network as it is used in the end."""
         return self._learner.export(variables)
 
-    def measure(self, variables: Variables, split: str) -> dict[str, float]:
-        """Return accuracy, calibration and so on over a split."""
-        return measure(
-            self.exported, self.export(variables), self.task, split, self._judge
-        )
+    def measure(self, variables: Variables, split: str) -> Figures:
+        """Return what is measured over a split, such as accuracy and calibration."""
+        exported = self.export(variables)
+        return self.problem.figures(self.exported, exported, split, self._judge)
 
     def __call__(
         self, name: str, directory: Path, seed: int, learning_rate: float
@@ -148,9 +140,7 @@ class Fit:
         state = self._start(seed, learning_rate)
         taught_by = self._taught_by
         teacher = taught_by(seed) if callable(taught_by) else taught_by
-        saving = checkpoint.Checkpoints(
-            directory, best="accuracy", keep_steps=self._keep
-        )
+        saving = checkpoint.Checkpoints(directory, best="score", keep_steps=self._keep)
         with self.run.finishing_steps(), saving as checkpoints:
             return self._train(name, checkpoints, state, teacher, seed).variables
 
@@ -181,11 +171,11 @@ class Fit:
             run.advance(self._calls, name)
             measured = done == total or done % self._interval == 0
             # where nothing was measured, the checkpoint is not the best
-            accuracy = self._log(name, done, state, seen) if measured else -1.0
+            score = self._log(name, done, state, seen) if measured else _UNSEEN
             stop = run.stopping and done < total
             late = time.monotonic() - saved >= run.options.checkpoint_seconds
             if done == total or done in self._keep or stop or late:
-                checkpoints.save(done, state, metrics={"accuracy": accuracy})
+                checkpoints.save(done, state, metrics={"score": score})
                 saved = time.monotonic()
             if stop:
                 raise Interrupted
@@ -197,13 +187,13 @@ class Fit:
         return max(25, self.recipe.steps // 10) // self._calls * self._calls
 
     def _chunks(self, seed: int, start: int) -> Any:
-        transform = data.pipeline(self.task, *self.recipe.augmentations)
+        transform = self.problem.in_training(self.recipe.augmentations)
         stored: dict[str, Any] = {}
         if self._told:
             said, transform = self._told.splits["train"], self._told.view
             stored = {"views": said.views, "beside": said.arrays}
         batches = data.Batches(
-            self._examples(seed) if self._examples else self.task.train,
+            self._examples(seed) if self._examples else self.problem.train,
             self.recipe.batch_size,
             seed=seed,
             transform=transform,
@@ -217,9 +207,9 @@ class Fit:
         for counter in ("step", "skipped_in_a_row"):
             del means[counter]
         measured = self.measure(state.variables, "validation")
-        measured = {f"validation_{key}": value for key, value in measured.items()}
-        self.run.log.write(name, step, {**means, **measured})
-        return measured["validation_accuracy"]
+        named = {f"validation_{key}": value for key, value in measured.items()}
+        self.run.log.write(name, step, {**means, **named})
+        return self.problem.score(measured)
 
 
 def _quick_to_compile() -> dict[str, Any] | None:
@@ -228,35 +218,6 @@ def _quick_to_compile() -> dict[str, Any] | None:
     if not on_cpu:
         return None
     return {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-
-
-def measure(
-    network: Network,
-    variables: Variables,
-    task: data.Task,
-    split: str,
-    judge: Judge | None = None,
-) -> dict[str, float]:
-    """Return accuracy, calibration and so on of a network over a split."""
-    told = isinstance(judge, Told)
-    said = judge.splits[split].view(0) if told else {}
-    arrays = {**getattr(task, split), **said}
-    size = min(EVALUATION_BATCH, len(arrays["label"]))
-    batches = data.epoch(arrays, size, data.pipeline(task))
-    judges, judged_by = (None, None) if told or not judge else judge
-    measured = _evaluation(network, judges, told)(variables, batches, judged_by)
-    gap = measured.pop("calibration_gap")
-    return {**measured, "calibration_error": metrics.calibration_error(gap)}
-
-
-@functools.cache
-def _evaluation(network: Network, teacher: Network | None, told: bool) -> Any:
-    """Return what measures a network beside a teacher; kinds of students share it."""
-    return train.make_eval(
-        network.apply,
-        cache.taught(metrics.classification) if told else metrics.classification,
-        teacher_apply=teacher.apply if teacher else None,
-    )
 
 
 def _largest_divisor(number: int, most: int) -> int:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments._fit import EVALUATION_BATCH
 from experiments._images import Images
+from experiments._problem import EVALUATION_BATCH
 from experiments._students import Kind
 from kdjax import data, metrics, report, teachers
 from kdjax.base import Network, Outputs, Variables

@@ -61,6 +61,7 @@ _SCHEDULES: dict[str, Callable[[int], Any]] = {
 }
 _AUGMENTATIONS = {
     "shift": partial(data.random_shift, pixels=1),
+    "jitter": partial(data.random_shift, pixels=2),
     "crop": partial(data.random_crop, padding=4),
     "flip": data.random_flip,
 }
@@ -79,6 +80,8 @@ class Learner:
       around: makes an optimizer of the recipe's, such as one that prunes.
       past: what the training state keeps of the network's own past.
       steps_per_call: training steps in one compiled call.
+      sample: what makes a step's batch of the student as it is, as `train.on_policy`
+        takes it; None trains on the data.
     """
 
     network: Network
@@ -89,6 +92,7 @@ class Learner:
     around: Callable[[Any], Any] = lambda tx: tx
     past: teachers.Past | None = None
     steps_per_call: int = 1
+    sample: Callable[..., Any] | None = None
 
     def drawn(self, example: Any, number: int) -> Self:
         """Return it with other random weights to start from than a seed gives."""

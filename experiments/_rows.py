@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,36 +29,36 @@ def tuned(
 ) -> report.Row:
     """Train a grid of learning rates and seeds; test those of the best rate.
 
-    The rate is chosen by the mean validation accuracy over the seeds. Each network is
-    initialised and fed by its seed alone, so that rows can be compared seed by seed.
-    The finished row is kept in the run's directory.
+    The rate is chosen by the mean figure on the validation split over the seeds. Each
+    network is initialised and fed by its seed alone, so that rows can be compared seed
+    by seed. The finished row is kept in the run's directory.
 
     Returns:
       The row, without costs.
     """
-    tried: list[dict[str, Any]] = []
-    best: tuple[float, float, list[Any], list[Variables]] = (-1.0, 0.0, [], [])
+    problem, tried, chosen = fit.problem, [], math.nan
+    chosen_by = f"validation_{problem.figure}"
+    best: tuple[float, float, list[Any], list[Variables]] = (-math.inf, 0, [], [])
     for rate in learning_rates:
         rows, networks = [], []
         for seed in seeds:
             label, place = place_of(fit.run, name, rate, seed)
             variables = fit(label, place, seed, rate)
-            accuracy = fit.measure(variables, "validation")["accuracy"]
+            found = fit.measure(variables, "validation")[problem.figure]
             sha256 = trees.fingerprint(fit.export(variables)["params"])
             networks.append(variables)
             rows.append({"seed": seed, "network": label, "sha256": sha256})
-            tried.append({**rows[-1], "validation_accuracy": accuracy})
-        mean = float(
-            np.mean([row["validation_accuracy"] for row in tried[-len(rows) :]])
-        )
-        if mean > best[0]:  # so that no other rate's networks stay in memory
-            best = mean, rate, rows, networks
-    accuracy, rate, rows, networks = best
+            tried.append({**rows[-1], chosen_by: found})
+        mean = float(np.mean([row[chosen_by] for row in tried[-len(rows) :]]))
+        score = problem.score({problem.figure: mean})
+        if score > best[0]:  # so that no other rate's networks stay in memory
+            best, chosen = (score, rate, rows, networks), mean
+    _, rate, rows, networks = best
     figures = [
         {**row, **fit.measure(variables, "test")}
         for row, variables in zip(rows, networks, strict=True)
     ]
-    settings = {"learning_rate": rate, "validation_accuracy": accuracy, "tried": tried}
+    settings = {"learning_rate": rate, chosen_by: chosen, "tried": tried}
     row = report.Row(name, figures, {}, settings)
     _keep(fit.run, row)
     return row

@@ -5,8 +5,7 @@ from typing import Any
 
 import jax
 
-from experiments import _teacher
-from experiments._fit import measure
+from experiments import _problem, _teacher
 from experiments._run import Run
 from kdjax import data, report
 from kdjax.compress import prune
@@ -20,6 +19,7 @@ SCORES: dict[str, Callable[[], prune.Score]] = {
 def scan(run: Run, config: Any, task: data.Task) -> report.Sensitivity:
     """Return the table of all layers and sparsities."""
     seeds, sparsities = config.seed_list, tuple(sorted(config.sparsities))
+    problem = _problem.of(task)
     run.pin("data", task.fingerprint)
     run.expect(len(seeds) * config.teacher_steps)
     recipe, rate = config.recipe(config.teacher_steps), config.teacher_learning_rate
@@ -31,7 +31,7 @@ def scan(run: Run, config: Any, task: data.Task) -> report.Sensitivity:
 
         def accuracy(params: Any, network: Any = network, whole: Any = whole) -> float:
             variables = {**whole, "params": params}
-            return measure(network, variables, task, "validation")["accuracy"]
+            return problem.figures(network, variables, "validation")["accuracy"]
 
         curves = prune.sensitivity(
             accuracy, whole["params"], sparsities, score=SCORES[config.norm]()

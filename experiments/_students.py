@@ -1,20 +1,15 @@
-"""Kinds of students side by side: trained at equal budgets, measured, compared."""
+"""Students of images: what they learn from, and the network of the config."""
 
-import dataclasses
-import shutil
-from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 
 from experiments._config import StudentConfig
-from experiments._fit import Examples, Fit, Judge, TaughtBy, measure
+from experiments._kinds import Kind, Kinds
 from experiments._recipe import Learner, alone
-from experiments._rows import forget, kept, place_of, tuned, with_costs
-from experiments._workdir import Run, RunError
-from kdjax import checkpoint, data, losses, objectives, report, teachers, trees
-from kdjax.base import Batch, Network, Outputs, Variables
+from experiments._workdir import Run
+from kdjax import data, losses, objectives
+from kdjax.base import Batch, Outputs
 from kdjax.objectives import Objective
 
 
@@ -48,38 +43,8 @@ def soft(temperature: Any, alpha: Any) -> Objective:
     return distil
 
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """One kind of students, trained."""
-
-    run: Run
-    fit: Fit
-    row: report.Row
-
-    def variables(self, seed: int, steps: int | None = None) -> Variables:
-        """Return one as it is used, or as it was after one of its `keep_steps`."""
-        return self.fit.export(self.whole(seed, steps))
-
-    def whole(self, seed: int, steps: int | None = None) -> Variables:
-        """Return all variables that were trained for one, with parts and peers.
-
-        Raises:
-          RunError: if its checkpoint is damaged; it is trained again next time.
-        """
-        steps = self.fit.recipe.steps if steps is None else steps
-        rate = float(self.row.settings["learning_rate"])
-        _, place = place_of(self.run, self.row.name, rate, seed)
-        try:
-            return teachers.from_checkpoints(place, steps)
-        except (ValueError, checkpoint.CheckpointError) as error:
-            forget(self.run, self.row.name)
-            shutil.rmtree(place, ignore_errors=True)  # else it would go on at the end
-            again = f"the same command trains {self.row.name!r} again"
-            raise RunError(f"{error}\nWhat is lost is made again: {again}.") from error
-
-
-class Students:
-    """Students of one task; every kind has the same data, seeds, rates and steps.
+class Students(Kinds):
+    """Students of one task of images, all with the config's network.
 
     Args:
       run: the run.
@@ -90,11 +55,9 @@ class Students:
 
     Attributes:
       student: the network that is used in the end.
-      notes: what else the reader of the table must know.
     """
 
-    judge: Judge | None = None
-    """Whom the table's agreement is with."""
+    config: StudentConfig
 
     def __init__(
         self,
@@ -105,15 +68,9 @@ class Students:
         own_steps: int = 0,
     ) -> None:
         """Train nothing yet."""
-        self.run, self.config, self.task = run, config, task
-        run.pin("data", task.fingerprint)
-        students = kinds * len(config.seed_list) * len(config.learning_rates)
-        run.expect(own_steps + students * config.steps)
+        super().__init__(run, config, task, kinds, own_steps)
+        self.task = task
         self.student = config.student.build(task.num_classes)
-        self.example = jnp.zeros((1, *task.train["image"].shape[1:]))
-        self.notes: list[str] = []
-        self.references: list[tuple[report.Row, Network]] = []
-        self._rows: list[tuple[report.Row, Network]] = []
 
     @property
     def learner(self) -> Learner:
@@ -124,149 +81,8 @@ class Students:
         self,
         name: str,
         objective: Objective,
-        *,
         learner: Learner | None = None,
-        teacher: TaughtBy | None = None,
-        examples: Examples | None = None,
-        keep_steps: Sequence[int] = (),
-        family: str | None = None,
+        **settings: Any,
     ) -> Kind:
-        """Train one kind of students, for all learning rates and seeds.
-
-        Args:
-          name: what the table calls them.
-          objective: what they are trained on.
-          learner: what is trained; by default the student as it is.
-          teacher: a network and its variables, or a function of the seed to them.
-          examples: arrays to train on, by seed; by default the task's.
-          keep_steps: whose checkpoints are kept.
-          family: of kinds that belong together in a picture.
-        """
-        config = self.config
-        fit = Fit(
-            self.run,
-            self.task,
-            learner or self.learner,
-            objective,
-            config.recipe(config.steps),
-            teacher=teacher,
-            judge=self.judge,
-            examples=examples,
-            keep_steps=keep_steps,
-        )
-        row = kept(self.run, name)
-        if row:
-            done = len(config.learning_rates) * len(config.seed_list)
-            self.run.advance(done * config.steps, name)
-        row = row or tuned(name, fit, config.learning_rates, config.seed_list)
-        row = dataclasses.replace(row, settings={**row.settings, "family": family})
-        self._rows.append((row, fit.exported))
-        return Kind(self.run, fit, row)
-
-    def given(
-        self,
-        name: str,
-        network: Network,
-        variables: Callable[[int], Variables],
-    ) -> None:
-        """Add a row of networks that are made of trained ones, seed by seed.
-
-        Args:
-          name: what the table calls them.
-          network: any network.
-          variables: of the network, by seed.
-        """
-        figures = [
-            self.tested(network, variables(seed), seed)
-            for seed in self.config.seed_list
-        ]
-        self._rows.append((report.Row(name, figures, {}), network))
-
-    def tested(
-        self, network: Network, variables: Variables, seed: Any
-    ) -> dict[str, Any]:
-        """Return the figures of one network on the test split."""
-        figures = measure(network, variables, self.task, "test", self.judge)
-        return {"seed": seed, **figures, "sha256": trees.fingerprint(variables)}
-
-    def result(self, question: str, better: str, than: str) -> report.Result:
-        """Return the table of two kinds of students, and what one gains."""
-        rows = self.measured()
-        named = {row.name: row for row in rows}
-        gain = report.paired_gain(named[better], named[than])
-        notes = (*self._rates(rows), *self.notes, self._about_data())
-        columns = report.Result.columns
-        if self.judge is None:
-            columns = tuple(name for name in columns if name != "agreement")
-        return report.Result(self._title(question), rows, [gain], notes, columns)
-
-    def comparison(
-        self, question: str, baseline: str, *, best_first: bool = True
-    ) -> report.Result:
-        """Return the table of many kinds of students, by accuracy or as they came."""
-        rows = self.measured()
-        first, students = rows[: len(self.references)], rows[len(self.references) :]
-        if best_first:
-            students.sort(key=lambda row: -row.values("accuracy").mean())
-        tried = len(students) - 1
-        notes = (
-            f"gain: accuracy − {baseline}, same seed, in points ± half its 95 % "
-            f"interval. Of {tried} such intervals about {0.05 * tried:.1f} miss 0 by "
-            "chance alone.",
-            f"All students: {self.config.steps} steps of {self.config.batch_size}.",
-            *self._rates(students),
-            self._sizes(first, students, baseline),
-            *self.notes,
-            self._about_data(),
-        )
-        agreement = () if self.judge is None else ("agreement",)
-        return report.Result(
-            self._title(question),
-            [*first, *students],
-            notes=notes,
-            columns=("accuracy", "gain", *agreement, "negative_log_likelihood"),
-            baseline=baseline,
-        )
-
-    def measured(self) -> list[report.Row]:
-        """Return all rows with their costs, references first."""
-        return with_costs([*self.references, *self._rows], self.example)
-
-    def _rates(self, rows: Sequence[report.Row]) -> list[str]:
-        rates = [f"{rate:g}" for rate in self.config.learning_rates]
-        if len(rates) == 1:
-            return [f"Learning rate {rates[0]}, for all."]
-        chosen = [
-            f"{row.name} {row.settings['learning_rate']:g} "
-            f"({100 * row.settings['validation_accuracy']:.2f} % there)"
-            for row in rows
-            if "learning_rate" in row.settings
-        ]
-        return [
-            f"Learning rate, chosen on the validation split among {', '.join(rates)}: "
-            f"{', '.join(chosen)}."
-        ]
-
-    def _sizes(
-        self,
-        references: Sequence[report.Row],
-        students: Sequence[report.Row],
-        baseline: str,
-    ) -> str:
-        [alone] = [row for row in students if row.name == baseline]
-        before = [f"{row.name} {row.cost['parameters']:,}" for row in references]
-        larger = [
-            f"{row.name} {row.cost['parameters']:,}"
-            for row in students
-            if row.cost["parameters"] != alone.cost["parameters"]
-        ]
-        sizes = [*before, f"students {alone.cost['parameters']:,}", *larger]
-        return f"Parameters: {'; '.join(sizes)}."
-
-    def _about_data(self) -> str:
-        return f"{self.task.name}: {self.task.splits}"
-
-    def _title(self, question: str) -> str:
-        seeds = len(self.config.seed_list)
-        over = f"mean ± std over {seeds} seeds" if seeds > 1 else "1 seed"
-        return f"{question}; test split, {over}"
+        """Train one kind as `Kinds.train` does; by default the student as it is."""
+        return super().train(name, objective, learner or self.learner, **settings)

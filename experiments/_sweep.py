@@ -11,7 +11,8 @@ import numpy as np
 
 from experiments import _teacher, _workdir
 from experiments._config import Config
-from experiments._fit import EVALUATION_BATCH, Fit
+from experiments._fit import Fit
+from experiments._problem import EVALUATION_BATCH
 from experiments._recipe import alone
 from kdjax import checkpoint, data, metrics, plans, report, train, trees
 from kdjax.base import Network, Outputs, Variables
@@ -91,7 +92,7 @@ class Sweep(Fit):
             self.example,
         )
         place = self.run.directory / "checkpoints" / "sweep"
-        saving = checkpoint.Checkpoints(place, best="accuracy")
+        saving = checkpoint.Checkpoints(place, best="score")
         with self.run.finishing_steps(), saving as kept:
             return self._train("sweep", kept, state, self._teacher, seeds[0])
 

@@ -47,13 +47,28 @@ def of(run: Run, config: Config, task: data.Task) -> Teacher:
 def get(
     run: Run, task: data.Task, model: Model, recipe: Recipe, seed: int, rate: float
 ) -> Teacher:
-    """Return the teacher with this model and recipe: an earlier run's, or a new one.
+    """Return the teacher with this model and recipe: an earlier run's, or a new one."""
+    fit = Fit(run, task, alone(model, task.num_classes), hard, recipe)
+    return kept(fit, _of_images(task, model), model.model, seed, rate)
+
+
+def kept(
+    fit: Fit, network: dict[str, Any], kind: str, seed: int, rate: float
+) -> Teacher:
+    """Return the teacher that a `Fit` trains: an earlier run's, or a new one.
 
     It lies in a folder named by the fingerprint of all that it depends on.
+
+    Args:
+      fit: trains it.
+      network: what tells it from other networks, as JSON values.
+      kind: of network, for the name of the folder.
+      seed: of its weights and batches.
+      rate: the peak of its learning rate.
     """
-    fit = Fit(run, task, alone(model, task.num_classes), hard, recipe)
-    about = _about(fit, model, seed, rate)
-    kind = f"{task.name.replace('/', '-')}-{model.model}"
+    run, recipe = fit.run, fit.recipe
+    about = _about(fit, network, seed, rate)
+    kind = f"{fit.problem.name.replace('/', '-')}-{kind}"
     folder = run.teachers / f"{kind}-{digest(about)}"
     others = [path for path in run.teachers.glob(f"{kind}-*") if path != folder]
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +127,16 @@ def about(run: Run, config: Config, task: data.Task) -> dict[str, Any]:
         return _about_of(config.teacher_from)
     recipe = config.recipe(config.teacher_steps)
     fit = Fit(run, task, alone(config.teacher, task.num_classes), hard, recipe)
-    return _about(fit, config.teacher, 0, config.teacher_learning_rate)
+    network = _of_images(task, config.teacher)
+    return _about(fit, network, 0, config.teacher_learning_rate)
+
+
+def _of_images(task: data.Task, model: Model) -> dict[str, Any]:
+    return {
+        "classes": task.num_classes,
+        "image": task.train["image"].shape[1:],
+        "model": dataclasses.asdict(model),
+    }
 
 
 def _about_of(folder: Path) -> dict[str, Any]:
@@ -126,15 +150,12 @@ def _about_of(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _about(fit: Fit, model: Model, seed: int, rate: float) -> dict[str, Any]:
+def _about(fit: Fit, network: dict[str, Any], seed: int, rate: float) -> dict[str, Any]:
     """All that a teacher's parameters depend on, as JSON values."""
-    task = fit.task
     about = {
-        "dataset": task.name,
-        "data": task.fingerprint,
-        "classes": task.num_classes,
-        "image": task.train["image"].shape[1:],
-        "model": dataclasses.asdict(model),
+        "dataset": fit.problem.name,
+        "data": fit.problem.fingerprint,
+        **network,
         "recipe": dataclasses.asdict(fit.recipe),
         "variables": trees.describe(fit.abstract()),
         "seed": seed,
@@ -184,8 +205,8 @@ def _measured(fit: Fit, variables: Variables, seed: int) -> Teacher:
     figures = {
         "seed": f"teacher {seed}",  # no student's, so that no gain is paired with it
         "network": "teacher",
-        **fit.measure(variables, "test"),
         "agreement": 1.0,
+        **fit.measure(variables, "test"),
         "sha256": trees.fingerprint(variables["params"]),
     }
     return Teacher(fit, variables, report.Row("teacher", [figures], {}))

@@ -217,15 +217,16 @@ class Run:
         if result.baseline is not None:
             report.plot_comparison(self.directory / "comparison.png", result)
             return ("comparison",)
-        curves = {row.name: self._curves(row) for row in result.rows}
+        name = f"validation_{result.figure}"
+        curves = {row.name: self._curves(row, name) for row in result.rows}
         curves = {name: seeds for name, seeds in curves.items() if all(seeds)}
         report.plot_curves(self.directory / "curves.png", result, curves)
         report.plot_accuracy_against_size(self.directory / "size.png", result)
         return "curves", "size"
 
-    def _curves(self, row: report.Row) -> list[list[tuple[int, float]]]:
-        lines = [self.log.read(seed["network"]) for seed in row.seeds]
-        return [[(x["step"], x["validation_accuracy"]) for x in seed] for seed in lines]
+    def _curves(self, row: report.Row, name: str) -> list[list[tuple[int, float]]]:
+        lines = [self.log.read(seed.get("network", "")) for seed in row.seeds]
+        return [[(x["step"], x[name]) for x in seed if name in x] for seed in lines]
 
     def _compare_starts(self) -> None:
         """Say so if a run goes on with other code or versions than it began with."""

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from experiments._methods import Method
 from experiments._model import Model
 from experiments._workdir import Options, Run
 from kdjax import networks, train
+from kdjax.base import Network
 
 TINY = {
     **_methods.SMOKE,
@@ -39,12 +41,19 @@ def images(tmp_path_factory):
         yield Images(run, config, config.load(), kinds=1)
 
 
+@functools.cache
+def traced_once(network):
+    """The same network; what its parts do is traced for the first method alone."""
+    apply = jax.jit(network.apply, static_argnames="train")
+    return Network(jax.jit(network.init), apply)
+
+
 @pytest.mark.parametrize("name", compare.METHODS)
 def test_every_method_fits_the_networks(images, name):
     method = compare.METHODS[name]
     taught = method.build(images, ())
     teach, variables = taught.teacher() if taught.teacher else images.teacher.frozen
-    learner = images.student
+    learner, teach = traced_once(images.student), traced_once(teach)
     if taught.parts:
         learner = networks.with_parts(learner, taught.parts, teacher=teach)
 
@@ -54,8 +63,9 @@ def test_every_method_fits_the_networks(images, name):
     tx = optax.sgd(0.1)
     batch = {"image": jnp.ones((4, 8, 8, 1)), "label": jnp.zeros(4, int)}
     step = train.make_step(learner.apply, teach.apply, objective, tx)
-    init = lambda key: train.init(learner, tx, key, batch["image"])  # noqa: E731
-    state = jax.eval_shape(init, jax.random.key(0))
+    made = jax.eval_shape(learner.init, jax.random.key(0), batch["image"])
+    start = functools.partial(train.from_variables, tx=tx, key=jax.random.key(0))
+    state = jax.eval_shape(start, made)
     _, metrics = jax.eval_shape(step.pure, state, variables, batch)
     assert metrics["distil"].shape == ()
     assert method.weight > 0

@@ -1,0 +1,142 @@
+"""What is to be learned: data, what networks read of it, how answers are measured."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from kdjax import data, metrics, report, train, trees
+from kdjax.base import Network, Outputs, Select, Variables
+from kdjax.teachers import cache
+
+EVALUATION_BATCH = 512
+Arrays = Mapping[str, Any]
+Figures = dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Told:
+    """What a teacher said, in the teacher's place.
+
+    Attributes:
+      view: makes the views of the training images that it saw.
+      splits: what it said of each split, by name.
+    """
+
+    view: data.Views
+    splits: Mapping[str, cache.Cache]
+
+
+Judge = tuple[Network, Variables] | Told
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """Data of any field, ready for networks.
+
+    Attributes:
+      name: of the data.
+      train: arrays `[n, ...]` by name.
+      validation: the same, for choosing.
+      test: the same, for the final figures only.
+      splits: one sentence that says how the splits were made.
+      example: what a network reads of one example; only shapes and dtypes count.
+      inputs: what networks read of a batch.
+      measure: `measure(student, teacher, batch) -> {name: [batch, ...]}`; the teacher
+        is None where there is none to agree with.
+      finished: makes the figures of the means of what was measured.
+      figure: the one that counts, by name.
+      transform: what becomes of a batch before networks see it, without augmentation.
+      augmented: `augmented(augmentations) -> transform` in training.
+      tried: `tried(network, variables, split) -> figures` where figures are no means
+        over a split, such as returns in an environment; it takes the place of
+        `measure`.
+    """
+
+    name: str
+    train: Arrays
+    validation: Arrays
+    test: Arrays
+    splits: str
+    example: Any
+    inputs: Select
+    measure: Callable[[Outputs, Any, Any], dict[str, Any]]
+    finished: Callable[[dict[str, Any]], Figures] = dict
+    figure: str = "accuracy"
+    transform: Any = None
+    augmented: Callable[[list[Any]], Any] | None = None
+    tried: Callable[[Network, Variables, str], Figures] | None = None
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the arrays of the three splits: what was trained on."""
+        return trees.fingerprint(
+            {"train": self.train, "validation": self.validation, "test": self.test}
+        )
+
+    def in_training(self, augmentations: list[Any]) -> Any:
+        """Return the transform of the training batches."""
+        return self.augmented(augmentations) if self.augmented else self.transform
+
+    def score(self, figures: Mapping[str, float]) -> float:
+        """Return the figure that counts, turned so that more is better."""
+        return report.FIGURES[self.figure].better * figures[self.figure]
+
+    def figures(
+        self,
+        network: Network,
+        variables: Variables,
+        split: str,
+        judge: Judge | None = None,
+    ) -> Figures:
+        """Return what is measured of a network over a split."""
+        if self.tried is not None:
+            return self.tried(network, variables, split)
+        told = isinstance(judge, Told)
+        said = judge.splits[split].view(0) if told else {}
+        arrays = {**getattr(self, split), **said}
+        size = min(EVALUATION_BATCH, len(next(iter(arrays.values()))))
+        batches = data.epoch(arrays, size, self.transform)
+        judges, judged_by = (None, None) if told or not judge else judge
+        evaluate = _evaluation(network, judges, told, self.measure, self.inputs)
+        return self.finished(evaluate(variables, batches, judged_by))
+
+
+@functools.cache
+def _evaluation(
+    network: Network, teacher: Network | None, told: bool, measure: Any, inputs: Select
+) -> Any:
+    """Return what measures a network beside a teacher; kinds of students share it."""
+    return train.make_eval(
+        network.apply,
+        cache.taught(measure) if told else measure,
+        teacher_apply=teacher.apply if teacher else None,
+        inputs=inputs,
+    )
+
+
+def calibrated(means: dict[str, Any]) -> Figures:
+    """Return the figures of a classifier, with the error of its calibration."""
+    gap = means.pop("calibration_gap")
+    return {**means, "calibration_error": metrics.calibration_error(gap)}
+
+
+def of(task: data.Task | Problem) -> Problem:
+    """Return a task of images as a problem, and a problem as it is."""
+    if isinstance(task, Problem):
+        return task
+    return Problem(
+        task.name,
+        task.train,
+        task.validation,
+        task.test,
+        task.splits,
+        example=jnp.zeros((1, *task.train["image"].shape[1:])),
+        inputs="image",
+        measure=metrics.classification,
+        finished=calibrated,
+        transform=data.pipeline(task),
+        augmented=lambda augmentations: data.pipeline(task, *augmentations),
+    )
