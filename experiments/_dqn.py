@@ -191,7 +191,7 @@ class Learning:
         ahead = jnp.arange(dqn.lookahead)[None]
         rows = first[:, None] + ahead
         reward, done = (replay[x][rows, copy[:, None]] for x in ("reward", "done"))
-        ended = jnp.cumsum(done, 1) - done > 0  # before this reward
+        ended = jnp.cumsum(done, axis=1) - done > 0  # before this reward
         total = jnp.where(ended, 0.0, reward * dqn.discount**ahead).sum(1)
         length = (~ended).sum(1)
         last = first + length - 1

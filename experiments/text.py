@@ -27,7 +27,7 @@ class Config(_text.Config):
 
     seeds: tuple[int, ...] = (3,)
     steps: int = 600
-    learning_rates: tuple[float, ...] = (3e-3, 1e-2)
+    learning_rates: tuple[float, ...] = (1e-2,)
     teacher_steps: int = 800
     temperature: float = 2.0
     """T of the soft targets, > 0."""

@@ -9,7 +9,7 @@ FIRST = ("red", "green", "blue", "grey")
 SENTENCES = [f"{a} {b}, {c}!" for a in FIRST for b in FIRST for c in FIRST]
 
 
-class _Tiny(tfds.core.GeneratorBasedBuilder):
+class _TinyText(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     label: ClassVar = tfds.features.ClassLabel(num_classes=3)
     fields: ClassVar = ("phrase", "kind")
@@ -38,13 +38,13 @@ class _Tiny(tfds.core.GeneratorBasedBuilder):
         return SENTENCES[i], i % 3
 
 
-class KdjaxSentences(_Tiny):
+class KdjaxSentences(_TinyText):
     """All three splits, and one more."""
 
-    splits: ClassVar = {**_Tiny.splits, "unlabelled": range(5)}
+    splits: ClassVar = {**_TinyText.splits, "unlabelled": range(5)}
 
 
-class KdjaxIntents(_Tiny):
+class KdjaxIntents(_TinyText):
     """An integer for a label, beside other texts, as clinc_oos has it."""
 
     fields: ClassVar = ("text", "intent", "intent_name")
@@ -57,7 +57,7 @@ class KdjaxIntents(_Tiny):
         return SENTENCES[i], i % 4, "name"
 
 
-class KdjaxPhrases(_Tiny):
+class KdjaxPhrases(_TinyText):
     """Phrases of sentences; the labels of test are hidden, as glue/sst2 has it."""
 
     splits: ClassVar = {"train": range(160), "validation": range(9), "test": range(9)}
@@ -69,7 +69,7 @@ class KdjaxPhrases(_Tiny):
         return (sentence, words[0], " ".join(words[:2]), "blue")[i // 40], i % 3
 
 
-class KdjaxTrainOnly(_Tiny):
+class KdjaxTrainOnly(_TinyText):
     """No held-out split, some sentences without a word, some examples without label."""
 
     splits: ClassVar = {"train": range(60)}
@@ -78,21 +78,21 @@ class KdjaxTrainOnly(_Tiny):
         return "  " if i in (3, 4) else SENTENCES[i], -1 if i < 3 else i % 3
 
 
-class KdjaxHidden(_Tiny):
+class KdjaxHidden(_TinyText):
     """No label anywhere."""
 
     def example(self, split, i):
         return SENTENCES[i], -1
 
 
-class KdjaxSilent(_Tiny):
+class KdjaxSilent(_TinyText):
     """No word anywhere."""
 
     def example(self, split, i):
         return " ", i % 3
 
 
-class KdjaxPairs(_Tiny):
+class KdjaxPairs(_TinyText):
     """Two texts, none of which is called text."""
 
     def _features(self):
@@ -100,14 +100,14 @@ class KdjaxPairs(_Tiny):
         return {"premise": text, "hypothesis": text, "label": self.label}
 
 
-class KdjaxTextOffline(_Tiny):
+class KdjaxTextOffline(_TinyText):
     """Its download fails at once: nothing listens on that port."""
 
     def _split_generators(self, dl_manager):
         return dl_manager.download("http://127.0.0.1:9/archive.zip")
 
 
-class KdjaxNumbers(_Tiny):
+class KdjaxNumbers(_TinyText):
     """No text at all."""
 
     def _features(self):

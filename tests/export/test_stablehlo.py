@@ -57,10 +57,15 @@ def file(case, folder):
     return path
 
 
+# Models of single experiments: their parts are those of the models in the table.
+NOT_HERE = ("Decoder", "Dueling", "Factorization", "FrameGRU", "LSTM", "MultiTask")
+NOT_HERE += ("SequentialRecommender", "TextCNN")
+
+
 def test_every_model_is_in_the_table():
     known = vars(models).values()
     modules = [x for x in known if isinstance(x, type) and issubclass(x, nn.Module)]
-    assert {model.__name__ for model in modules} == set(MODELS)
+    assert {model.__name__ for model in modules} == {*MODELS, *NOT_HERE}
 
 
 @pytest.mark.parametrize("batch", BATCHES)
