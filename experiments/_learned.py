@@ -117,8 +117,8 @@ def _trained(run: Run, name: str, learning: Learning, grid: Grid) -> dict[str, A
     options = {"static_argnums": 2, "donate_argnums": 0}
     go_on = _compiled(learning.go_on, learning.dqn.rounds, **options)
     start = _compiled(jax.vmap(learning.start), 1)
-    rates, seeds = (jnp.array(column) for column in zip(*grid, strict=True))
-    states = start(seeds.astype(jnp.uint32), rates)
+    rates, seeds = zip(*grid, strict=True)
+    states = start(np.array(seeds, np.uint32), np.array(rates, np.float32))
     looks: list[list[float]] = []
     best: list[Any] = [None] * len(grid)
     for number in range(LOOKS):
