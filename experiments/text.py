@@ -26,7 +26,7 @@ class Config(_text.Config):
     """A teacher, and students of three architectures."""
 
     seeds: tuple[int, ...] = (3,)
-    steps: int = 600
+    steps: int = 300
     learning_rates: tuple[float, ...] = (1e-2,)
     teacher_steps: int = 800
     temperature: float = 2.0
