@@ -8,7 +8,7 @@ likeliest tokens stored once, its own sentences (Kim and Rush 2016,
 https://arxiv.org/abs/1606.07947), and forward KL from hidden states without logits. The
 text is what Python's help() says of the language, or any file.
 
-python -m experiments.language_model                          # 5 minutes on 2 cores
+python -m experiments.language_model                          # minutes on 2 cores
 python -m experiments.language_model --smoke                  # seconds
 python -m experiments.language_model --text-file book.txt --vocabulary 2048
 """

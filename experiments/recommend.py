@@ -7,7 +7,7 @@ one SASRec teacher (Kang and McAuley 2018, https://arxiv.org/abs/1808.09781), fo
 narrow SASRec and for a matrix factorisation that knows no history. Ratings are implicit
 feedback; HR, NDCG and MRR are of the last item of each user among all items.
 
-python -m experiments.recommend            # 4 minutes on 2 cores
+python -m experiments.recommend            # minutes on 2 cores
 python -m experiments.recommend --smoke    # seconds, on ratings that it makes itself
 python -m experiments.recommend --ratings ratings.dat
 python -m experiments.recommend --dataset movielens/100k-ratings --least-rating 4

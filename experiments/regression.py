@@ -6,7 +6,7 @@ teacher by a margin (teacher-bounded); Saputra et al. (2019,
 https://arxiv.org/abs/1908.00858) match the teacher's answers. Both beside the
 targets, on the diabetes table that ships with scikit-learn, with weight decay for all.
 
-python -m experiments.regression            # 1 minute on 2 cores
+python -m experiments.regression            # a minute or so on 2 cores
 python -m experiments.regression --smoke    # seconds
 python -m experiments.regression --alpha 0.9 --weight-decay 0.1 --student-width 8
 """
