@@ -2,7 +2,7 @@
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments import _problem
@@ -130,6 +130,7 @@ class Kinds:
         name: str,
         network: Network,
         variables: Callable[[int], Variables],
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         """Add a row of networks that are made of trained ones, seed by seed.
 
@@ -137,12 +138,13 @@ class Kinds:
           name: what the table calls them.
           network: any network.
           variables: of the network, by seed.
+          settings: what was chosen for the row.
         """
         figures = [
             self.tested(network, variables(seed), seed)
             for seed in self.config.seed_list
         ]
-        self._rows.append((report.Row(name, figures, {}), network))
+        self._rows.append((report.Row(name, figures, {}, settings or {}), network))
 
     def tested(
         self, network: Network, variables: Variables, seed: Any

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import _problem
 from experiments._field import Field
 from experiments._problem import Arrays, Problem
-from kdjax import data, losses, metrics, report
+from kdjax import checks, data, losses, metrics, report
 from kdjax.base import Batch, Outputs, Variables
 from kdjax.models import Decoder, generate
 from kdjax.objectives import Objective
@@ -31,13 +32,20 @@ def following(batch: Batch) -> Any:
     return batch["tokens"][:, 1:]
 
 
-def text_of(path: Path | None) -> tuple[str, str]:
-    """Return a name and the text: of a file, or what Python brings.
+def text_of(path: Path | None, characters: int | None) -> tuple[str, str]:
+    """Return a name and the text, or its first characters: of a file, or Python's own.
 
     Raises:
       ValueError: if the file cannot be read, or is no UTF-8 text.
       Unavailable: if this Python brings no text.
     """
+    if characters is not None:
+        checks.integer("config", 1, characters=characters)
+    name, text = _whole(path)
+    return name, text[:characters]
+
+
+def _whole(path: Path | None) -> tuple[str, str]:
     if path is None:
         try:
             from pydoc_data.topics import topics
@@ -74,7 +82,7 @@ def _measure(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
     return found
 
 
-def _finished(means: dict[str, Any]) -> dict[str, float]:
+def _finished(means: dict[str, Any], _: int) -> dict[str, float]:
     return {**means, "perplexity": float(np.exp(means["negative_log_likelihood"]))}
 
 
@@ -167,36 +175,28 @@ def ask(field: Field) -> Arrays:
     @jax.jit
     def say(variables: Variables, batch: Batch) -> Any:
         logits = network.apply(variables, read(batch))[0].logits
-        return jax.lax.top_k(jax.nn.log_softmax(logits), STORED)
+        likeliest = jax.lax.top_k(jax.nn.log_softmax(logits), STORED)
+        return dict(zip(("teacher/log_probs", "teacher/ids"), likeliest, strict=True))
 
-    return _told(field, lambda batch: say(variables, batch), "log_probs", "ids")
+    train = field.problem.train
+    return {**train, **_problem.asked(train, lambda batch: say(variables, batch))}
 
 
 def sequences(field: Field, model: Decoder, length: int) -> Arrays:
     """Return windows whose second half the teacher wrote (Kim and Rush 2016)."""
     assert field.teacher is not None
     _, variables = field.teacher
-    half = (length + 1) // 2
+    half, numbers = (length + 1) // 2, itertools.count()
 
     @jax.jit
-    def write(variables: Variables, batch: Batch, key: Any) -> Any:
-        prompt = batch["tokens"][:, :half]
-        return (generate(model, variables, prompt, length + 1 - half, key),)
+    def write(variables: Variables, batch: Batch, number: Any) -> Any:
+        prompt, key = batch["tokens"][:, :half], jax.random.key(number)
+        return generate(model, variables, prompt, length + 1 - half, key)
 
-    keys = iter(jax.random.split(jax.random.key(0), 10**4))
-    told = _told(field, lambda batch: write(variables, batch, next(keys)), "tokens")
-    return {"tokens": told["teacher/tokens"]}
+    def say(batch: Batch) -> Any:
+        return {"tokens": write(variables, batch, next(numbers))}
 
-
-def _told(field: Field, say: Callable[[Any], Any], *names: str) -> Arrays:
-    """Return the training arrays with what is said of each window, batch by batch."""
-    arrays, found = field.problem.train, []
-    for batch in data.epoch(arrays, 128):
-        kept = np.asarray(batch.pop("mask"))
-        found.append([np.asarray(said)[kept] for said in say(batch)])
-        field.run.advance(0, "the teacher speaks")
-    whole = map(np.concatenate, zip(*found, strict=True))
-    return {**arrays, **{f"teacher/{n}": x for n, x in zip(names, whole, strict=True)}}
+    return _problem.asked(field.problem.train, say)
 
 
 def sampling(model: Decoder, length: int, part: float) -> Callable[..., Any]:

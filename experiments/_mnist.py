@@ -1,5 +1,6 @@
 """The networks and the transfer sets of the paper's section 3."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import optax
 from experiments import _problem
 from experiments._field import Field
 from experiments._kinds import Kind
-from experiments._problem import Figures, Judge, Problem
+from experiments._problem import Figures, Problem
 from experiments._students import hard, soft
 from kdjax import data, metrics, report, trees
 from kdjax.base import Batch, Network, Outputs, Variables
@@ -22,27 +23,6 @@ ABSENT = 3
 """The digit that the transfer set lacks."""
 
 
-class Counted(Problem):
-    """Images whose figures are numbers of errors, all of them and those on 3s."""
-
-    def figures(
-        self,
-        network: Network,
-        variables: Variables,
-        split: str,
-        judge: Judge | None = None,
-    ) -> Figures:
-        """Return errors as the paper counts them."""
-        found = super().figures(network, variables, split, judge)
-        count = len(getattr(self, split)["label"])
-        absent = found.pop("absent")
-        return {
-            **found,
-            "errors": float(round(count * (1 - found["accuracy"]))),
-            "absent_errors": float(round(count * absent)),
-        }
-
-
 def _measure(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
     """Measure a classifier, and its errors on the digit that was absent."""
     found = metrics.classification(student, teacher, batch)
@@ -50,11 +30,21 @@ def _measure(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
     return {**found, "absent": absent}
 
 
+def _counted(means: dict[str, Any], examples: int) -> Figures:
+    """Return numbers of errors, as the paper counts them, beside the other figures."""
+    absent = means.pop("absent")
+    found = _problem.calibrated(means, examples)
+    return {
+        **found,
+        "errors": float(round(examples * (1 - found["accuracy"]))),
+        "absent_errors": float(round(examples * absent)),
+    }
+
+
 def problem(task: data.Task) -> Problem:
     """Return a task of images as one of counted errors."""
-    images = _problem.of(task)
-    fields = {name: getattr(images, name) for name in images.__dataclass_fields__}
-    return Counted(**{**fields, "measure": _measure, "figure": "errors"})
+    counted = {"measure": _measure, "finished": _counted, "figure": "errors"}
+    return dataclasses.replace(_problem.of(task), **counted)
 
 
 def max_norm(limit: float) -> Callable[[Any], optax.GradientTransformation]:
@@ -168,11 +158,7 @@ def ask(network: Network, variables: Variables, arrays: Any, view: Any) -> np.nd
         return jax.nn.log_softmax(network.apply(variables, images)[0].logits)
 
     images = {"image": arrays["image"]}
-    batches = data.epoch(images, _problem.EVALUATION_BATCH, view)
-    said = [
-        np.asarray(say(variables, x["image"]))[np.asarray(x["mask"])] for x in batches
-    ]
-    return np.concatenate(said)
+    return _problem.asked(images, lambda batch: say(variables, batch["image"]), view)
 
 
 def table(nets: Digits, config: Any) -> report.Result:

@@ -99,14 +99,13 @@ class Games(Kinds):
         [teacher], config, name = self.teachers, self.config, self._name(ratio, "alone")
         learning = Learning(teacher.game, self._student(ratio), config.dqn)
         found = learned(self.run, name, learning, config.seed_list)
-        self.given(name, learning.network, found.networks.__getitem__)
-        row, alone = self._rows.pop()
         values = list(found.returns.values())
         settings = {
             "dqn_learning_rate": found.rate,
             "validation_mean_return": sum(values) / len(values),
         }
-        self._rows.append((dataclasses.replace(row, settings=settings), alone))
+        variables = found.networks.__getitem__
+        self.given(name, learning.network, variables, settings)
 
     def students(self, ratio: float, how: str, objective: Objective) -> None:
         """Add students that learn from what the teacher showed."""

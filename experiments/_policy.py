@@ -57,21 +57,16 @@ class Taught:
             splits=_splits(self.shown),
             example=self.game.example,
             inputs="observation",
-            measure=_agrees,
             figure="mean_return",
             tried=self.tried,
         )
-
-
-def _agrees(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
-    return {"agreement": student.logits.argmax(1) == batch["action"]}
 
 
 @functools.cache
 def _agreement(network: Network) -> Callable[..., jax.Array]:
     def agreement(variables: Variables, observation: Any, action: Any) -> jax.Array:
         outputs, _ = network.apply(variables, observation)
-        return _agrees(outputs, None, {"action": action})["agreement"].mean()
+        return (outputs.logits.argmax(1) == action).mean()
 
     return jax.jit(agreement)
 
@@ -164,7 +159,6 @@ def together(teachers: Sequence[Taught]) -> Problem:
         splits=_splits(teachers[0].shown).replace("the teacher's", "each teacher's"),
         example=(jnp.zeros((1, width)), jnp.zeros(1, jnp.int32)),
         inputs=_both,
-        measure=_agrees,
         figure="mean_return",
         tried=tried,
     )

@@ -5,7 +5,9 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kdjax import data, metrics, report, train, trees
 from kdjax.base import Network, Outputs, Select, Variables
@@ -45,8 +47,9 @@ class Problem:
       example: what a network reads of one example; only shapes and dtypes count.
       inputs: what networks read of a batch.
       measure: `measure(student, teacher, batch) -> {name: [batch, ...]}`; the teacher
-        is None where there is none to agree with.
-      finished: makes the figures of the means of what was measured.
+        is None where there is none to agree with. Not needed where there is `tried`.
+      finished: `finished(means, examples) -> figures`, of the means of what was
+        measured and their number.
       figure: the one that counts, by name.
       transform: what becomes of a batch before networks see it, without augmentation.
       augmented: `augmented(augmentations) -> transform` in training.
@@ -62,8 +65,8 @@ class Problem:
     splits: str
     example: Any
     inputs: Select
-    measure: Callable[[Outputs, Any, Any], dict[str, Any]]
-    finished: Callable[[dict[str, Any]], Figures] = dict
+    measure: Callable[[Outputs, Any, Any], dict[str, Any]] | None = None
+    finished: Callable[[dict[str, Any], int], Figures] = lambda means, _: means
     figure: str = "accuracy"
     transform: Any = None
     augmented: Callable[[list[Any]], Any] | None = None
@@ -97,11 +100,11 @@ class Problem:
         told = isinstance(judge, Told)
         said = judge.splits[split].view(0) if told else {}
         arrays = {**getattr(self, split), **said}
-        size = min(EVALUATION_BATCH, len(next(iter(arrays.values()))))
-        batches = data.epoch(arrays, size, self.transform)
+        count = len(next(iter(arrays.values())))
+        batches = data.epoch(arrays, min(EVALUATION_BATCH, count), self.transform)
         judges, judged_by = (None, None) if told or not judge else judge
         evaluate = _evaluation(network, judges, told, self.measure, self.inputs)
-        return self.finished(evaluate(variables, batches, judged_by))
+        return self.finished(evaluate(variables, batches, judged_by), count)
 
 
 @functools.cache
@@ -117,10 +120,25 @@ def _evaluation(
     )
 
 
-def calibrated(means: dict[str, Any]) -> Figures:
+def calibrated(means: dict[str, Any], _: int) -> Figures:
     """Return the figures of a classifier, with the error of its calibration."""
     gap = means.pop("calibration_gap")
     return {**means, "calibration_error": metrics.calibration_error(gap)}
+
+
+def asked(arrays: Arrays, say: Callable[[Any], Any], transform: Any = None) -> Any:
+    """Return what is said of all examples, `[n, ...]`, asked batch by batch, once.
+
+    Args:
+      arrays: `[n, ...]` by name.
+      say: `say(batch) -> pytree` of arrays `[batch, ...]`; some rows may be padding.
+      transform: of a batch before it is asked about.
+    """
+    size, parts = min(EVALUATION_BATCH, len(next(iter(arrays.values())))), []
+    for batch in data.epoch(arrays, size, transform):
+        kept = np.asarray(batch["mask"])
+        parts.append(jax.tree.map(lambda x, k=kept: np.asarray(x)[k], say(batch)))
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
 
 def of(task: data.Task | Problem) -> Problem:

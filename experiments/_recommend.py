@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 
 from experiments import _field
-from experiments._problem import Arrays, Problem
+from experiments._problem import Arrays, Problem, asked
 from kdjax import checks, data, losses, metrics
 from kdjax.base import Batch, Network, Outputs, Variables
 from kdjax.models import Factorization, SequentialRecommender
@@ -110,7 +110,8 @@ class Config(_field.Config):
 def made(users: int = 96, items: int = 60, each: int = 16) -> Arrays:
     """Return ratings by users who walk on a ring of items, now and then jumping."""
     draw = np.random.default_rng(20_181_120)
-    jumps = np.where(draw.random((users, each)) < 0.2, draw.integers(items), 1)
+    far = draw.integers(items, size=(users, each))
+    jumps = np.where(draw.random((users, each)) < 0.2, far, 1)
     item = (draw.integers(items, size=(users, 1)) + jumps.cumsum(1)) % items
     return {
         "user": np.arange(users).repeat(each),
@@ -195,11 +196,10 @@ def with_lists(
         left = jnp.where(_mask(seen, scores.shape[1]), -jnp.inf, scores)
         return jax.lax.top_k(left, places)
 
-    parts = []
-    for batch in data.epoch(train, min(512, len(train["item"]))):
-        found = first(variables, batch, seen[batch["user"]])
-        parts.append([np.asarray(x)[batch["mask"]] for x in found])
-    scores, items = map(np.concatenate, zip(*parts, strict=True))
+    def say(batch: Batch) -> Any:
+        return first(variables, batch, seen[batch["user"]])
+
+    scores, items = asked(train, say)
     if not np.isfinite(scores).all():
         raise ValueError(
             f"config: listed must leave a list for users who have most items, "

@@ -32,7 +32,7 @@ def problem() -> Problem:
         error = jnp.square(student.logits[:, 0] - batch["target"])
         return {"squared_error": error}
 
-    def finished(means: dict[str, Any]) -> dict[str, float]:
+    def finished(means: dict[str, Any], _: int) -> dict[str, float]:
         return {"rmse": float(scale * means["squared_error"] ** 0.5)}
 
     train, validation, test = map(split, parts)

@@ -1,6 +1,5 @@
 """Spoken digits as a problem, sounds in their place, and students of a teacher."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,8 +13,8 @@ from experiments import _problem
 from experiments._field import Field
 from experiments._problem import Arrays, Problem
 from experiments._students import hard
-from kdjax import data, losses, metrics, objectives, report
-from kdjax.base import Batch, Outputs
+from kdjax import losses, metrics, objectives, report
+from kdjax.base import Batch, Outputs, Variables
 from kdjax.data import audio, speech
 from kdjax.models import FrameGRU
 from kdjax.objectives import Objective
@@ -142,9 +141,9 @@ def _measure(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
     }
 
 
-def _finished(means: dict[str, Any]) -> dict[str, float]:
+def _finished(means: dict[str, Any], examples: int) -> dict[str, float]:
     share = means.pop("right_frames") / means.pop("all_frames")
-    return {**_problem.calibrated(means), "frame_accuracy": share}
+    return {**_problem.calibrated(means, examples), "frame_accuracy": share}
 
 
 def soft(temperature: float, alpha: float, share: float) -> Objective:
@@ -215,7 +214,7 @@ class Students:
         """Return the table, with what soft targets gain over labels alone."""
         config = self.field.config
         count = len(few(self._arrays, config.fraction, 0)["label"])
-        result = self.field.table(
+        return self.field.table(
             f"Streaming students of {_TITLES[config.dataset]}",
             ALONE,
             _COLUMNS,
@@ -224,22 +223,22 @@ class Students:
             "teacher, and its soft targets are of frames.",
             "frames %: of all frames, those that name the digit by what was heard so "
             "far; the teacher has heard all.",
+            pairs=[*((name, ALONE) for name in kinds), (FEW_SOFT, FEW)],
         )
-        rows = {row.name: row for row in result.rows}
-        pairs = [*((name, ALONE) for name in kinds), (FEW_SOFT, FEW)]
-        gains = [report.paired_gain(rows[name], rows[than]) for name, than in pairs]
-        return dataclasses.replace(result, gains=gains)
 
 
 def _said(field: Field) -> Arrays:
     """Return what the teacher says of the training recordings and of their frames."""
     assert field.teacher is not None
     network, variables = field.teacher
-    apply, parts = jax.jit(network.apply), []
-    for batch in data.epoch(field.problem.train, _problem.EVALUATION_BATCH):
-        outputs, _ = apply(variables, _inputs(batch))
-        said = outputs.logits, outputs.features["frames"]
-        parts.append([np.asarray(array)[np.asarray(batch["mask"])] for array in said])
-    whole, frames = map(np.concatenate, zip(*parts, strict=True))
-    log_probs = np.asarray(jax.nn.log_softmax(whole))
-    return {"teacher/log_probs": log_probs, "teacher/features/frames": frames}
+
+    @jax.jit
+    def say(variables: Variables, inputs: Any) -> Any:
+        outputs, _ = network.apply(variables, inputs)
+        return {
+            "teacher/log_probs": jax.nn.log_softmax(outputs.logits),
+            "teacher/features/frames": outputs.features["frames"],
+        }
+
+    train = field.problem.train
+    return _problem.asked(train, lambda batch: say(variables, _inputs(batch)))

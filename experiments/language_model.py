@@ -68,8 +68,7 @@ def main(config: Config) -> report.Result:
     checks.positive("config", **widths)
     checks.integer("config", 4, 512, length=config.length)
     checks.fraction("config", lmbda=config.lmbda)
-    name, text = lm.text_of(config.text_file)
-    text = text[: config.characters]
+    name, text = lm.text_of(config.text_file, config.characters)
     problem = lm.problem(name, text, config.vocabulary, config.length)
     with _run.Run("language_model", config) as run:
         field = _field.Field(run, config, problem, kinds=1 + len(config.methods))

@@ -8,7 +8,7 @@ without any 3 in the transfer set (206 errors, 133 of them on the 1,010 threes),
 the bias of the 3 raised (109 and 14). Then the temperature against the width. A tenth
 of the training images is held out for what the paper tuned, so nets see 54,000.
 
-python -m experiments.mnist              # about an hour on 2 cores
+python -m experiments.mnist              # all of it; it can be stopped and goes on
 python -m experiments.mnist --smoke      # seconds, on the embedded 8 x 8 digits
 python -m experiments.mnist --seeds 1 --teacher-steps 1500 --steps 1500 --widths 30
     --temperatures 2 20                  # a small size

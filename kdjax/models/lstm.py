@@ -11,7 +11,7 @@ from jax import Array
 from kdjax import checks
 from kdjax.base import Outputs
 from kdjax.models._padding import check_tokens
-from kdjax.models.rnn import _kernel
+from kdjax.models.rnn import gate_kernel
 
 
 def _bias(key: Array, width: int) -> Array:
@@ -41,7 +41,7 @@ class LSTMLayer(nn.Module):
         `real` `[time, batch]` is False for padding, where the states returned are 0.
         """
         sizes = self.width, inputs.shape[2]
-        kernel = self.param("kernel", _kernel, *sizes, 4)
+        kernel = self.param("kernel", gate_kernel, *sizes, 4)
         bias = self.param("bias", _bias, self.width)
         inputs, kernel, bias = promote_dtype(inputs, kernel, bias)
 

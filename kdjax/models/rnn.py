@@ -20,7 +20,7 @@ _lecun_normal = nn.initializers.lecun_normal()
 _zeros = nn.initializers.zeros
 
 
-def _kernel(key: Array, width: int, features: int, gates: int) -> Array:
+def gate_kernel(key: Array, width: int, features: int, gates: int) -> Array:
     """Return the rows of the state, orthogonal for each gate, above the inputs'."""
     of_inputs, *of_gates = jax.random.split(key, gates + 1)
     square = [_orthogonal(of_gate, (width, width)) for of_gate in of_gates]
@@ -44,9 +44,9 @@ class GRULayer(nn.Module):
     def _weights(self, features: int) -> tuple[Any, ...]:
         width = self.width
         return (
-            self.param("gates_kernel", _kernel, width, features, 2),
+            self.param("gates_kernel", gate_kernel, width, features, 2),
             self.param("gates_bias", _zeros, (2 * width,)),
-            self.param("candidate_kernel", _kernel, width, features, 1),
+            self.param("candidate_kernel", gate_kernel, width, features, 1),
             self.param("candidate_bias", _zeros, (width,)),
         )
 

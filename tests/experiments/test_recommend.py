@@ -83,14 +83,15 @@ def test_lists_are_the_best_of_what_is_not_in_train(split):
     problem = _recommend.problem("made", split)
     scores = np.random.default_rng(0).normal(size=(96, 60)).astype(np.float32)
     train = _recommend.with_lists(problem, Fixed(scores).pair, places=7)
+    count = len(split.train["item"])
     assert {k: v.shape for k, v in train.items()} == {
-        "user": (1344,),
-        "history": (1344, 6),
-        "item": (1344,),
-        "listed": (1344, 7),
-        "listed_scores": (1344, 7),
+        "user": (count,),
+        "history": (count, 6),
+        "item": (count,),
+        "listed": (count, 7),
+        "listed_scores": (count, 7),
     }
-    for row in (0, 500, 1343):
+    for row in (0, 500, count - 1):
         user = train["user"][row]
         had = set(split.train["item"][split.train["user"] == user])
         order = [i for i in np.argsort(-scores[user]) if i not in had][:7]
