@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.extend import core as jax_core
 
 from kdjax import checks, trees
 from kdjax.base import Batch, Outputs, Variables
@@ -175,15 +176,35 @@ def flops(apply: Callable[..., Any], variables: Variables, inputs: Any) -> int:
     """Return the floating-point operations of one forward pass, as XLA counts them.
 
     They are those of the program as written, the same on every device. A multiply-add
-    counts as two. `inputs` sets the batch: give one example for the cost
-    per example.
+    counts as two; the body of a `lax.scan` counts as often as it runs, that of a
+    `while_loop`, which runs nobody knows how often, once. `inputs` sets the batch: give
+    one example for the cost per example.
     """
 
     def forward(variables: Variables, inputs: Any) -> Any:
         return apply(variables, inputs)[0].logits
 
-    analysis = jax.jit(forward).lower(variables, inputs).cost_analysis()
-    return int((analysis or {}).get("flops", 0))
+    program = jax.make_jaxpr(forward)(variables, inputs)
+    return _flops(program) + _flops_of_repeats(program.jaxpr)
+
+
+def _flops(program: Any) -> int:
+    """Return XLA's count, in which the body of a loop counts once."""
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in program.in_avals]
+    lowered = jax.jit(jax_core.jaxpr_as_fun(program)).lower(*shapes)
+    return int((lowered.cost_analysis() or {}).get("flops", 0))
+
+
+def _flops_of_repeats(jaxpr: Any) -> int:
+    """Return what the bodies of scans cost after their first run."""
+    total = 0
+    for equation in jaxpr.eqns:
+        inner = sum(map(_flops_of_repeats, jax_core.jaxprs_in_params(equation.params)))
+        if equation.primitive.name == "scan":
+            length, body = equation.params["length"], equation.params["jaxpr"]
+            inner = length * inner + (length - 1) * _flops(body)
+        total += inner
+    return total
 
 
 def latency(

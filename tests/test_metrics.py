@@ -82,6 +82,22 @@ def test_size_and_flops_of_an_mlp_equal_the_formula():
     assert products <= flops <= products + 3 * (32 + 10)
 
 
+def test_flops_count_every_step_of_a_scan_also_of_one_inside_another():
+    def apply(kernel, inputs):
+        def inner(x, _):
+            return x @ kernel, None
+
+        def outer(x, _):
+            return jax.lax.scan(inner, x @ kernel, None, length=3)
+
+        x, _ = jax.lax.scan(outer, inputs, None, length=5)
+        return Outputs(x, {}), None
+
+    counted = metrics.flops(apply, jnp.ones((8, 8)), jnp.ones((1, 8)))
+    products = 5 * (1 + 3) * 2 * 8 * 8
+    assert products <= counted <= products + 5 * (1 + 3)  # a loop's counter
+
+
 def test_size_counts_batch_statistics_as_bytes_only():
     variables = {"params": jnp.ones(3), "batch_stats": jnp.ones(5)}
     assert metrics.size(variables) == {"parameters": 3, "bytes": 32}

@@ -29,12 +29,12 @@ class Reader:
       function: its name.
       check: `check(name, features)` raises for sets of another kind, so that none is
         downloaded in vain.
-      built_in: names that it knows beside those of TFDS.
+      own: names that it knows beside those of TFDS.
     """
 
     function: str
     check: Callable[[str, Any], Any]
-    built_in: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
 
     def builder(self, name: str, root: Path) -> Any:
         """Return a builder whose files are there, preparing them if need be."""
@@ -92,10 +92,10 @@ class Reader:
             raise self._damaged(name, Path(builder.data_dir), error) from error
 
     def _unknown(self, name: str, root: Path, tfds: Any) -> Unavailable:
-        known = [*self.built_in, *tfds.list_builders(with_community_datasets=False)]
+        known = {*self.own, *tfds.list_builders(with_community_datasets=False)}
         close = difflib.get_close_matches(name.split("/")[0], known, n=3)
         hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-        own = "".join(f"{one!r} (built in), " for one in self.built_in)
+        own = "".join(f"{one!r} (kdjax's own), " for one in self.own)
         return Unavailable(
             f"{self.function}: there is no data set {name!r}.{hint}\n"
             f"Names are {own}those of TensorFlow Datasets\n"

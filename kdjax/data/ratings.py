@@ -168,7 +168,7 @@ class _Reader(_builders.Reader):
         )
 
 
-_READER = _Reader("data.ratings.load", _check, built_in=("movietweetings",))
+_READER = _Reader("data.ratings.load", _check, own=("movietweetings",))
 
 
 def _decode(name: str, builder: Any) -> Arrays:

@@ -62,7 +62,7 @@ def _fields(name: str, features: Any) -> tuple[str, str]:
     return images[0], labels[0]
 
 
-_READER = _builders.Reader("data.load", _fields, built_in=("digits",))
+_READER = _builders.Reader("data.load", _fields, own=("digits",))
 
 
 def _file_name(builder: Any, image_size: int | None) -> str:
