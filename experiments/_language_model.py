@@ -18,6 +18,8 @@ from kdjax.base import Batch, Outputs, Variables
 from kdjax.models import Decoder, generate
 from kdjax.objectives import Objective
 
+PYTHON = "python-topics"
+"""The text that comes with Python, under Python's licence: what help() knows."""
 STORED = 16
 """Tokens that are kept of what the teacher says of each, for the top-k row."""
 
@@ -32,31 +34,37 @@ def following(batch: Batch) -> Any:
     return batch["tokens"][:, 1:]
 
 
-def text_of(path: Path | None, characters: int | None) -> tuple[str, str]:
-    """Return a name and the text, or its first characters: of a file, or Python's own.
+def text_of(config: Any) -> tuple[str, str]:
+    """Return a name and a text, or its first characters: of a file, else a data set.
 
     Raises:
       ValueError: if the file cannot be read, or is no UTF-8 text.
-      Unavailable: if this Python brings no text.
+      Unavailable: if there is no such set, or this Python brings no text.
     """
+    name, path, characters = config.dataset, config.text_file, config.characters
     if characters is not None:
         checks.integer("config", 1, characters=characters)
-    name, text = _whole(path)
-    return name, text[:characters]
+    if path is not None:
+        return path.stem, _of_file(path)[:characters]
+    if name == PYTHON:
+        return name, _of_python()[:characters]
+    return name, data.plain_text(name, data_dir=config.run.data_dir)[:characters]
 
 
-def _whole(path: Path | None) -> tuple[str, str]:
-    if path is None:
-        try:
-            from pydoc_data.topics import topics
-        except ImportError as error:
-            raise data.Unavailable(
-                "language_model: this Python has no pydoc_data.topics, the text that "
-                "is taken by default; give one with --text-file"
-            ) from error
-        return "python-topics", "\n\n".join(topics[name] for name in sorted(topics))
+def _of_python() -> str:
     try:
-        return path.stem, path.read_bytes().decode()
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise data.Unavailable(
+            "language_model: this Python has no pydoc_data.topics, the text that is "
+            "taken by default; give one with --text-file, or a set with --dataset"
+        ) from error
+    return "\n\n".join(topics[name] for name in sorted(topics))
+
+
+def _of_file(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
     except OSError as error:
         raise ValueError(f"text_file: {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -98,7 +106,7 @@ def problem(name: str, text: str, vocabulary: int, length: int) -> Problem:
     tokens = [pairs.encode(part) for part in parts]
     if min(map(len, tokens)) <= length:
         raise ValueError(
-            f"text_file: the text must have more than {length} tokens in each tenth, "
+            f"config: the text must have more than {length} tokens in each tenth, "
             f"got {min(map(len, tokens))}; give a longer one, or a smaller --length"
         )
     train = _windows(tokens[0], length, length // 2)

@@ -6,10 +6,11 @@ https://arxiv.org/abs/2306.13649: with probability lmbda the student writes and 
 teacher scores), skew KL (DistiLLM, https://arxiv.org/abs/2402.03898), the teacher's
 likeliest tokens stored once, its own sentences (Kim and Rush 2016,
 https://arxiv.org/abs/1606.07947), and forward KL from hidden states without logits. The
-text is what Python's help() says of the language, or any file.
+text is what Python's help() says of the language, a data set, or any file.
 
-python -m experiments.language_model                          # minutes on 2 cores
-python -m experiments.language_model --smoke                  # seconds
+python -m experiments.language_model                # minutes on 2 cores
+python -m experiments.language_model --smoke        # seconds
+python -m experiments.language_model --dataset tiny_shakespeare
 python -m experiments.language_model --text-file book.txt --vocabulary 2048
 """
 
@@ -25,10 +26,10 @@ from kdjax import checks, report
 class Config(_field.Config):
     """Text, and two decoders."""
 
-    dataset: str = "text"
-    """What the run's folder is called after."""
+    dataset: str = lm.PYTHON
+    """The topics of Python's help(), or a TFDS set of one text in each example."""
     text_file: Path | None = None
-    """A UTF-8 text; by default the topics of Python's help()."""
+    """A UTF-8 text to take instead."""
     characters: int | None = None
     """How many of the text's first characters are used; all by default."""
     vocabulary: int = 512
@@ -68,8 +69,7 @@ def main(config: Config) -> report.Result:
     checks.positive("config", **widths)
     checks.integer("config", 4, 512, length=config.length)
     checks.fraction("config", lmbda=config.lmbda)
-    name, text = lm.text_of(config.text_file, config.characters)
-    problem = lm.problem(name, text, config.vocabulary, config.length)
+    problem = lm.problem(*lm.text_of(config), config.vocabulary, config.length)
     with _run.Run("language_model", config) as run:
         field = _field.Field(run, config, problem, kinds=1 + len(config.methods))
         return run.finish(lm.compared(field, config))

@@ -23,7 +23,7 @@ from kdjax.data.augment import normalize, random_crop, random_flip, random_shift
 from kdjax.data.batches import Batches, epoch
 from kdjax.data.byte_pairs import BytePairs
 from kdjax.data.task import Task, Unavailable, load
-from kdjax.data.text import TextTask, load_text
+from kdjax.data.text import TextTask, load_text, plain_text
 from kdjax.data.transforms import Pipeline, Views, pipeline, views
 from kdjax.data.vocabulary import Vocabulary, words
 
@@ -42,6 +42,7 @@ __all__ = [
     "load_text",
     "normalize",
     "pipeline",
+    "plain_text",
     "random_crop",
     "random_flip",
     "random_shift",

@@ -11,6 +11,7 @@ from kdjax.data.vocabulary import words
 
 Sentences = tuple[list[str], list[int]]
 
+_SPLITS = ("train", "validation", "test")
 _NAMES = {"text": ("text", "sentence"), "label": ("label", "intent")}
 
 
@@ -22,14 +23,13 @@ def load(name: str, root: Path) -> tuple[list[Sentences], int, str]:
     with _prepare.quiet():
         builder = _READER.builder(name, root)
         fields = _fields(name, builder.info.features)
-        used = ("train", "validation", "test")
         own = {
             split: _read(name, builder, split, fields)
-            for split in used
+            for split in _SPLITS
             if split in builder.info.splits
         }
     splits, said = _three(name, own)
-    others = [repr(split) for split in builder.info.splits if split not in used]
+    others = [repr(split) for split in builder.info.splits if split not in _SPLITS]
     said += f" Not used: its {', '.join(others)}." if others else ""
     classes = getattr(builder.info.features[fields[1]], "num_classes", None)
     return splits, classes or 1 + max(splits[0][1]), said
@@ -66,14 +66,17 @@ def _whole(feature: Any) -> bool:
 _READER = _builders.Reader("data.load_text", _fields)
 
 
+def _decoded(text: Any) -> str:
+    return text.decode() if isinstance(text, bytes) else str(text)
+
+
 def _read(
     name: str, builder: Any, split: str, fields: tuple[str, str]
 ) -> tuple[list[str], list[int]]:
     """Return the sentences of a split and their labels, -1 where there is none."""
     source = _READER.source(name, builder, split)
     examples = list(_READER.examples(name, builder, source))
-    texts = [example[fields[0]] for example in examples]
-    texts = [x.decode() if isinstance(x, bytes) else str(x) for x in texts]
+    texts = [_decoded(example[fields[0]]) for example in examples]
     return texts, [int(example[fields[1]]) for example in examples]
 
 
@@ -119,3 +122,34 @@ def _held_out(there: dict[str, Sentences]) -> tuple[list[Sentences], str]:
         f"{len(parts[0][0]):,} of {len(texts):,} that are part of a sentence left."
     )
     return [parts[0], parts[1], test], said
+
+
+def plain(name: str, root: Path) -> str:
+    """Return the texts of a set's splits, one after another.
+
+    Errors are those of `data.plain_text`.
+    """
+    with _prepare.quiet():
+        builder = _PLAIN.builder(name, root)
+        field = _text(name, builder.info.features)
+        splits = [one for one in _SPLITS if one in builder.info.splits]
+        sources = [_PLAIN.source(name, builder, split) for split in splits]
+        examples = [x for one in sources for x in _PLAIN.examples(name, builder, one)]
+    return "\n".join(_decoded(example[field]) for example in examples)
+
+
+def _text(name: str, features: Any) -> str:
+    """Return the name of the only text among the features."""
+    import tensorflow_datasets as tfds
+
+    items = dict(features.items()) if hasattr(features, "items") else {}
+    texts = [k for k, f in items.items() if isinstance(f, tfds.features.Text)]
+    if len(texts) != 1:
+        raise Unavailable(
+            f"data.plain_text: {name!r} must have one text in each example, and has "
+            f"{len(texts)}; 'tiny_shakespeare' is such a set"
+        )
+    return texts[0]
+
+
+_PLAIN = _builders.Reader("data.plain_text", _text)

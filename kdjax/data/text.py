@@ -163,3 +163,27 @@ def load_text(
         checks.integer("data.load_text", 1, max_words=max_words)
     splits, classes, said = _text_sets.load(name, _builders.root(data_dir))
     return TextTask.of(name, splits, classes, said, length=length, max_words=max_words)
+
+
+def plain_text(name: str, *, data_dir: _builders.DataDir = None) -> str:
+    """Load the text of a TFDS set by name, without TensorFlow: for language models.
+
+    For example::
+
+        text = data.plain_text("tiny_shakespeare")
+
+    Each example must have one text; those of the splits train, validation and test
+    follow each other, a line break between them. A set that is not yet prepared in
+    `data_dir` is downloaded and prepared there.
+
+    Args:
+      name: of the set, with its config after a slash where it has several.
+      data_dir: TFDS's folder of prepared sets, as for `load`.
+
+    Raises:
+      Unavailable: if the name is unknown, if the examples have no text or several, or
+        if the set is damaged, or not prepared and cannot be prepared; it says how to
+        get it.
+      ImportError: if the packages of `pip install 'kdjax[data]'` are missing.
+    """
+    return _text_sets.plain(name, _builders.root(data_dir))

@@ -208,6 +208,28 @@ def test_what_cannot_be_had_is_said(load, name, error, message):
     assert message in str(caught.value)
 
 
+def test_a_plain_text_is_that_of_all_splits_in_a_row(root):
+    lines = data.plain_text("kdjax_sentences", data_dir=root).split("\n")
+    parts = lines[:40], lines[40:49], lines[49:]  # TFDS shuffles each
+    expected = SENTENCES[:40], SENTENCES[:9], SENTENCES[:9]
+    assert list(map(sorted, parts)) == list(map(sorted, expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("kdjax_pairs", "data.plain_text: 'kdjax_pairs' must have one text in each"),
+        ("kdjax_numbers", "each example, and has 0; 'tiny_shakespeare' is such a set"),
+        ("kdjax_text_offline", "data.plain_text('kdjax_text_offline', data_dir="),
+        ("tiny_shakespear", "Did you mean 'tiny_shakespeare'"),
+    ],
+)
+def test_no_plain_text_is_said(root, name, message):
+    with pytest.raises(data.Unavailable) as caught:
+        data.plain_text(name, data_dir=root)
+    assert message in str(caught.value)
+
+
 def test_how_to_get_a_set_is_said(load):
     with pytest.raises(data.Unavailable) as caught:
         load("kdjax_text_offline")

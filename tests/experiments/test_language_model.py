@@ -128,7 +128,7 @@ def test_a_small_run(ran):
     assert "of test perplexity" in (directory / "report.md").read_text()
 
 
-def test_what_cannot_be_read_is_one_clear_message(command, tmp_path):
+def test_what_cannot_be_is_one_clear_message(command, tmp_path):
     latin = tmp_path / "latin.txt"
     latin.write_bytes("naïve".encode("latin1"))
     short = tmp_path / "short.txt"
@@ -138,6 +138,9 @@ def test_what_cannot_be_read_is_one_clear_message(command, tmp_path):
         (["--text-file", tmp_path / "none.txt"], "No such file"),
         (["--text-file", tmp_path], "Is a directory"),
         (["--text-file", short], "more than 16 tokens in each tenth, got 1"),
+        (["--dataset", "mnist"], "'mnist' must have one text in each example"),
+        (["--dataset", "tiny_shakespear"], "Did you mean 'tiny_shakespeare'"),
+        (["--characters", "0"], "characters must be an integer >= 1, got 0"),
         (["--vocabulary", "100"], "size must be an integer from 256"),
         (["--lmbda", "1.5"], "lmbda must be in [0, 1], got 1.5"),
         (["--methods", "gkd"], "'on-policy'"),
