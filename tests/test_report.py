@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from kdjax import report
+from kdjax.report.plots import _compared_with
 
 
 def row(name, accuracies, parameters=10):
@@ -194,6 +195,15 @@ def test_gains_are_a_column_measured_from_the_baseline(comparison):
 def test_the_comparison_is_drawn(comparison, tmp_path):
     report.plot_comparison(tmp_path / "all.png", comparison)
     assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_marks_what_each_row_is_compared_with(comparison):
+    mean = {row.name: 100 * row.values("accuracy").mean() for row in comparison.rows}
+    first, second = list(mean)[:2]
+    assert _compared_with(comparison) == dict.fromkeys(mean, mean["a"])
+    gain = report.Gain(second, first, 0.1, None, None)
+    paired = dataclasses.replace(comparison, gains=[gain])
+    assert _compared_with(paired) == {second: mean[first], first: mean[first]}
 
 
 def test_a_gain_of_nothing_has_no_minus():

@@ -91,13 +91,14 @@ def plot_accuracy_against_size(path: str | Path, result: Result) -> None:
 
 
 def plot_comparison(path: str | Path, result: Result) -> None:
-    """Draw every row's figure on the test split, one below the other, and a baseline.
+    """Draw every row's figure on the test split, one below the other.
 
-    Rows of one `settings["family"]` have one colour.
+    A dashed line marks what a row is compared with: by the gains, or without any the
+    baseline. Rows of one `settings["family"]` have one colour.
     """
     families = list(dict.fromkeys(row.settings.get("family") for row in result.rows))
     height = 1.2 + 0.22 * len(result.rows)
-    shown = FIGURES[result.figure]
+    shown, marks = FIGURES[result.figure], _compared_with(result)
     figure, axes = _figure(result.title, _on_test(shown), "", height)
     for number, row in enumerate(result.rows):
         values = shown.factor * row.values(result.figure)
@@ -107,8 +108,9 @@ def plot_comparison(path: str | Path, result: Result) -> None:
         axes.errorbar(
             values.mean(), -number, xerr=spread, fmt="o", capsize=3, color=color
         )
-        if row.name == result.baseline:
-            axes.axvline(values.mean(), color="gray", lw=1, ls="--")
+        if row.name in marks:
+            ends = -number - 0.5, -number + 0.5
+            axes.plot([marks[row.name]] * 2, ends, color="gray", lw=1, ls="--")
     axes.set_ylim(-len(result.rows) + 0.3, 0.7)
     names = [row.name for row in result.rows]
     axes.set_yticks(range(0, -len(names), -1), names, fontsize=8)
@@ -118,6 +120,16 @@ def plot_comparison(path: str | Path, result: Result) -> None:
         outside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}
         axes.legend(frameon=False, fontsize=8, **outside)
     figure.savefig(path)
+
+
+def _compared_with(result: Result) -> dict[str, float]:
+    """Return by row the mean figure of the row that it is compared with, or is."""
+    names = [row.name for row in result.rows]
+    than = {gain.better: gain.than for gain in result.gains}
+    than = than or dict.fromkeys(names, str(result.baseline))
+    than |= {name: name for name in than.values() if name not in than}
+    values = {row.name: row.values(result.figure).mean() for row in result.rows}
+    return {a: FIGURES[result.figure].factor * values[b] for a, b in than.items()}
 
 
 def draw_cells(
