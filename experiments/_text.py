@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from kdjax.models import LSTM, TextCNN, Transformer
 from kdjax.objectives import Objective
 
 Pairs = Sequence[tuple[int, int]]
+Students = Mapping[str, tuple[Learner | nn.Module, Objective]]
 _COSTS = ("parameters", "flops", "latency")
 
 
@@ -34,16 +35,19 @@ class Config(_field.Config):
     max_words: int = 10_000
     """The most words that are known."""
     width: int = 128
-    """Channels of the transformers, teacher and student."""
+    """Channels of the teacher."""
+    student_width: int | None = None
+    """Channels of the transformer student: the teacher's by default; with others a
+    learned map widens its hidden states, and no layers are copied."""
     heads: int = 4
     """Attention heads of the transformers."""
-    teacher_depth: int = 4
+    teacher_depth: int = 2
     """Blocks of the teacher."""
     student_depth: int = 1
     """Blocks of the transformer student."""
     small_width: int = 16
     """Channels of the embeddings, of each direction (LSTM), of each window (CNN)."""
-    dropout: float = 0.3
+    dropout: float = 0.2
     """Of all networks, in training."""
     students: tuple[Literal["transformer", "BiLSTM", "CNN"], ...] = (
         "transformer",
@@ -62,13 +66,16 @@ class Config(_field.Config):
         depths = ("teacher_depth", "student_depth")
         for name in (*sizes, *depths):
             checks.integer("config", 1, **{name: getattr(self, name)})
+        width = self.width if self.student_width is None else self.student_width
+        checks.integer("config", 1, student_width=width)
         checks.fraction("config", dropout=self.dropout)
         distinct(students=self.students)
-        if self.width % self.heads:
-            raise ValueError(
-                f"config: heads must divide width {self.width}, got {self.heads}"
-            )
-        return super().checked()
+        for name, channels in (("width", self.width), ("student_width", width)):
+            if channels % self.heads:
+                raise ValueError(
+                    f"config: heads must divide {name} {channels}, got {self.heads}"
+                )
+        return dataclasses.replace(super().checked(), student_width=width)
 
     def load(self) -> data.TextTask:
         """Return the sentences."""
@@ -81,26 +88,21 @@ class Config(_field.Config):
             max_words=self.max_words,
         )
 
-    def transformer(self, task: data.TextTask, depth: int) -> Transformer:
-        """Return a transformer of so many blocks."""
+    def transformer(
+        self, task: data.TextTask, depth: int, width: int | None = None
+    ) -> Transformer:
+        """Return a transformer of so many blocks, by default as wide as the teacher."""
+        width = width or self.width
         return Transformer(
             task.num_classes,
             len(task.vocabulary),
-            self.width,
+            width,
             self.heads,
             depth,
-            hidden=2 * self.width,
+            hidden=2 * width,
             length=self.length,
             dropout=self.dropout,
         )
-
-    def small(self, task: data.TextTask) -> dict[str, nn.Module]:
-        """Return the students that are no transformers, by name."""
-        sizes = (task.num_classes, len(task.vocabulary), self.small_width)
-        return {
-            "BiLSTM": LSTM(*sizes, dropout=self.dropout),
-            "CNN": TextCNN(*sizes, dropout=self.dropout),
-        }
 
 
 def problem(task: data.TextTask) -> Problem:
@@ -193,9 +195,52 @@ def logits(alpha: float) -> Objective:
     return objective
 
 
+def transformers(field: _field.Field, config: Any, task: data.TextTask) -> Students:
+    """Return transformer students by name: fresh ones, and parts of their teacher."""
+    assert field.teacher is not None
+    pairs, answers = layers(config), soft(config.temperature, config.alpha)
+    module = config.transformer(task, config.student_depth, config.student_width)
+    fresh, within = field.learner(module), inside(config, pairs)
+    students = {
+        "transformer alone": (fresh, hard),
+        "transformer, soft targets": (fresh, answers),
+        "transformer, inside too": (fresh, within),
+    }
+    if config.student_width != config.width:
+        wider = {f"hidden{ours}": nn.Dense(config.width) for ours, _ in pairs}
+        students["transformer, inside too"] = fresh.with_parts(wider), within
+        return students
+    copied = copying(fresh, field.teacher[1], pairs)
+    return {
+        **students,
+        "transformer of copied layers alone": (copied, hard),
+        "transformer of copied layers, inside too": (copied, within),
+    }
+
+
+def small(config: Any, task: data.TextTask) -> Students:
+    """Return the students that are no transformers, by name."""
+    sizes = (task.num_classes, len(task.vocabulary), config.small_width)
+    modules = {
+        "BiLSTM": LSTM(*sizes, dropout=config.dropout),
+        "CNN": TextCNN(*sizes, dropout=config.dropout),
+    }
+    ways = {
+        "{} alone": hard,
+        "{}, logits": logits(config.alpha),
+        "{}, soft targets": soft(config.temperature, config.alpha),
+    }
+    return {
+        way.format(name): (module, objective)
+        for name, module in modules.items()
+        for way, objective in ways.items()
+    }
+
+
 def number_of_kinds(config: Config) -> int:
     """Return how many kinds of students a config asks for."""
-    return sum(5 if name == "transformer" else 3 for name in config.students)
+    transformers = 5 if config.student_width == config.width else 3
+    return sum(transformers if name == "transformer" else 3 for name in config.students)
 
 
 def _architecture(name: str) -> str:
@@ -212,21 +257,24 @@ def chosen(config: Config, names: Iterable[str]) -> list[str]:
     ]
 
 
-def table(
-    field: _field.Field, config: Config, names: Sequence[str], layers: Pairs
-) -> report.Result:
+def table(field: _field.Field, config: Config, names: Sequence[str]) -> report.Result:
     """Return the table; each row is compared with the first of its architecture."""
     first: dict[str, str] = {}
     pairs = [(name, first.setdefault(_architecture(name), name)) for name in names]
     made = config.dataset == "grammar"
     on = "sentences of a grammar, made here" if made else config.dataset
-    follow = ", ".join(f"{ours} follows {theirs}" for ours, theirs in layers)
+    follow = ", ".join(f"{ours} follows {theirs}" for ours, theirs in layers(config))
+    copied = config.student_width == config.width
+    more = (
+        "These are what is copied, with the embeddings, the last norm and the head."
+        if copied
+        else "A learned map, which is not exported, widens its hidden states."
+    )
     return field.table(
         f"What a transformer teaches smaller networks, on {on}",
         names[0],
         ("accuracy", "agreement", "negative_log_likelihood", *_COSTS),
         f"Transformer student's blocks: {follow} of the teacher's "
-        f"{config.teacher_depth}. These are what is copied, with the embeddings, the "
-        "last norm and the head. Nothing is pretrained.",
+        f"{config.teacher_depth}. {more} Nothing is pretrained.",
         pairs=[(name, than) for name, than in pairs if name != than],
     )

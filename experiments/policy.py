@@ -31,7 +31,7 @@ class Config(_config.Budget):
     seeds: tuple[int, ...] = (5,)
     steps: int = 2000
     batch_size: int = 256
-    learning_rates: tuple[float, ...] = (3e-3, 1e-2)
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     dqn: _dqn.DQN = _dqn.DEFAULT
     teacher_width: int = 64
     """Units in each of a teacher's hidden layers."""

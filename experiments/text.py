@@ -10,14 +10,14 @@ https://arxiv.org/abs/1408.5882). Nothing is pretrained: all see the same senten
 
 python -m experiments.text                # clinc_oos: minutes on 2 cores
 python -m experiments.text --smoke        # seconds, on sentences that it makes itself
-python -m experiments.text --dataset glue/sst2 --length 40
+python -m experiments.text --dataset glue/sst2 --length 40 --student-width 64
 """
 
 import dataclasses
 
 from experiments import _run, _text
 from experiments._field import Field
-from experiments._students import hard, soft
+from experiments._students import hard
 from kdjax import checks, report
 
 
@@ -26,9 +26,11 @@ class Config(_text.Config):
     """A teacher, and students of three architectures."""
 
     seeds: tuple[int, ...] = (3,)
-    steps: int = 300
-    learning_rates: tuple[float, ...] = (1e-2,)
-    teacher_steps: int = 800
+    steps: int = 600
+    learning_rates: tuple[float, ...] = (3e-3, 1e-2)
+    weight_decay: float = 0.3
+    teacher_steps: int = 1200
+    teacher_learning_rate: float = 3e-3
     temperature: float = 2.0
     """T of the soft targets, > 0."""
     alpha: float = 0.9
@@ -50,30 +52,19 @@ def main(config: Config) -> report.Result:
     for name in ("temperature", "hidden_weight", "relation_weight"):
         checks.positive("config", **{name: getattr(config, name)})
     checks.fraction("config", alpha=config.alpha)
-    task, layers = config.load(), _text.layers(config)
+    task = config.load()
     with _run.Run("text", config) as run:
         kinds = _text.number_of_kinds(config)
         field = Field(run, config, _text.problem(task), kinds, steps_per_call=25)
         field.teach(config.transformer(task, config.teacher_depth), hard)
-        fresh = field.learner(config.transformer(task, config.student_depth))
-        copied = _text.copying(fresh, field.teacher[1], layers)
-        answers = soft(config.temperature, config.alpha)
-        inside, logits = _text.inside(config, layers), _text.logits(config.alpha)
         students = {
-            "transformer alone": (fresh, hard),
-            "transformer, soft targets": (fresh, answers),
-            "transformer, inside too": (fresh, inside),
-            "transformer of copied layers alone": (copied, hard),
-            "transformer of copied layers, inside too": (copied, inside),
+            **_text.transformers(field, config, task),
+            **_text.small(config, task),
         }
-        for name, module in config.small(task).items():
-            students[f"{name} alone"] = (module, hard)
-            students[f"{name}, logits"] = (module, logits)
-            students[f"{name}, soft targets"] = (module, answers)
         names = _text.chosen(config, students)
         for name in names:
             field.students(name, *students[name])
-        return run.finish(_text.table(field, config, names, layers))
+        return run.finish(_text.table(field, config, names))
 
 
 if __name__ == "__main__":

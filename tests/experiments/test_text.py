@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import re
 from types import SimpleNamespace
 
@@ -12,6 +13,8 @@ import pytest
 from scipy.special import softmax
 
 from experiments import _text, text
+from experiments._field import Field
+from experiments._model import network
 from experiments._text_data import grammar
 from experiments._workdir import Options
 from kdjax import objectives
@@ -24,7 +27,7 @@ SMALL = dataclasses.replace(
     steps=25,
     teacher_steps=25,
     teacher_depth=1,
-    students=("transformer", "CNN"),
+    students=("transformer", "BiLSTM"),
 )
 TOKENS = jnp.array([[3, 1, 4, 0], [2, 0, 0, 0], [0, 0, 0, 0]])
 REAL = TOKENS != 0
@@ -47,15 +50,15 @@ def test_every_architecture_has_rows_and_its_own_baseline(finished):
         "transformer, inside too",
         "transformer of copied layers alone",
         "transformer of copied layers, inside too",
-        "CNN alone",
-        "CNN, logits",
-        "CNN, soft targets",
+        "BiLSTM alone",
+        "BiLSTM, logits",
+        "BiLSTM, soft targets",
     ]
     pairs = [(gain.better, gain.than) for gain in result.gains]
     assert pairs == [
         *((name, "transformer alone") for name in names[2:6]),
-        ("CNN, logits", "CNN alone"),
-        ("CNN, soft targets", "CNN alone"),
+        ("BiLSTM, logits", "BiLSTM alone"),
+        ("BiLSTM, soft targets", "BiLSTM alone"),
     ]
     for row in result.rows:
         for seed in row.seeds:
@@ -94,6 +97,21 @@ def test_a_student_of_all_layers_is_its_teacher():
     assert copied["block2"] is variables["params"]["block4"]
     expected = jax.eval_shape(student.init, jax.random.key(0), tokens)["params"]
     assert jax.tree.map(jnp.shape, copied) == jax.tree.map(jnp.shape, expected)
+
+
+def test_the_hidden_states_of_a_narrower_student_are_widened_in_training_alone():
+    config = dataclasses.replace(SMALL, student_width=8).checked()
+    task = grammar(6, None)
+    teacher = network(config.transformer(task, 1))
+    learn = functools.partial(Field.learner, SimpleNamespace(steps_per_call=1))
+    field = SimpleNamespace(teacher=(teacher, {}), learner=learn)
+    students = _text.transformers(field, config, task)
+    assert len(students) == _text.number_of_kinds(config) - 3 == 3
+    learner, _ = students["transformer, inside too"]
+    for made, width in ((learner.network, 16), (learner.exported, 8)):
+        variables = jax.eval_shape(made.init, jax.random.key(0), TOKENS)
+        said, _ = jax.eval_shape(made.apply, variables, TOKENS)
+        assert said.features["hidden1"].shape == (*TOKENS.shape, width)
 
 
 def outputs(seed, width=4):
@@ -211,6 +229,8 @@ def test_sentences_of_the_grammar_say_their_class_and_come_once():
     ("flags", "says"),
     [
         (["--heads", "3"], "heads must divide width 16, got 3"),
+        (["--student-width", "9"], "heads must divide student_width 9, got 2"),
+        (["--student-width", "0"], "student_width must be an integer >= 1, got 0"),
         (["--length", "0"], "length must be an integer >= 1, got 0"),
         (["--student-depth", "0"], "student_depth must be an integer >= 1"),
         (["--max-words", "-1"], "max_words must be an integer >= 1"),
