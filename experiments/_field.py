@@ -46,7 +46,8 @@ class Field(Kinds):
       run: the run.
       config: its config.
       problem: its data, and how answers to it are measured.
-      kinds: how many kinds of students will be trained.
+      kinds: how many kinds of students will be trained for `config.steps`.
+      longer: for how many steps each of the others will be.
       steps_per_call: training steps in one compiled call; many for small networks.
     """
 
@@ -58,10 +59,13 @@ class Field(Kinds):
         config: Config,
         problem: Problem,
         kinds: int,
+        longer: Sequence[int] = (),
         steps_per_call: int = 1,
     ) -> None:
         """Train nothing yet."""
-        super().__init__(run, config, problem, kinds, config.teacher_steps)
+        each = len(config.seed_list) * len(config.learning_rates)
+        others = config.teacher_steps + each * sum(longer)
+        super().__init__(run, config, problem, kinds, others)
         self.steps_per_call = steps_per_call
         self.teacher: tuple[Network, Variables] | None = None
 

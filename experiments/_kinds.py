@@ -9,7 +9,7 @@ from experiments import _problem
 from experiments._config import Budget
 from experiments._fit import Examples, Fit, TaughtBy
 from experiments._problem import Judge, Problem
-from experiments._recipe import Learner
+from experiments._recipe import Learner, Recipe
 from experiments._rows import forget, kept, place_of, tuned, with_costs
 from experiments._workdir import Run, RunError
 from kdjax import checkpoint, data, report, teachers, trees
@@ -90,6 +90,7 @@ class Kinds:
         *,
         teacher: TaughtBy | None = None,
         examples: Examples | None = None,
+        recipe: Recipe | None = None,
         keep_steps: Sequence[int] = (),
         family: str | None = None,
     ) -> Kind:
@@ -101,16 +102,18 @@ class Kinds:
           learner: what is trained.
           teacher: a network and its variables, or a function of the seed to them.
           examples: arrays to train on, by seed; by default the task's.
+          recipe: how, if not as all others.
           keep_steps: whose checkpoints are kept.
           family: of kinds that belong together in a picture.
         """
         config = self.config
+        recipe = recipe or config.recipe(config.steps)
         fit = Fit(
             self.run,
             self.problem,
             learner,
             objective,
-            config.recipe(config.steps),
+            recipe,
             teacher=teacher,
             judge=self.judge,
             examples=examples,
@@ -119,7 +122,7 @@ class Kinds:
         row = kept(self.run, name)
         if row:
             done = len(config.learning_rates) * len(config.seed_list)
-            self.run.advance(done * config.steps, name)
+            self.run.advance(done * recipe.steps, name)
         row = row or tuned(name, fit, config.learning_rates, config.seed_list)
         row = dataclasses.replace(row, settings={**row.settings, "family": family})
         self._rows.append((row, fit.exported))

@@ -12,15 +12,18 @@ import optax
 from experiments import _problem
 from experiments._field import Field
 from experiments._kinds import Kind
-from experiments._problem import Figures, Problem
+from experiments._problem import Arrays, Figures, Problem
 from experiments._students import hard, soft
 from kdjax import data, metrics, report, trees
 from kdjax.base import Batch, Network, Outputs, Variables
 from kdjax.models import MLP
+from kdjax.objectives import Objective
 from kdjax.teachers import cache
 
 ABSENT = 3
 """The digit that the transfer set lacks."""
+JITTER = ("jitter",)
+"""Shifts by up to 2 pixels."""
 
 
 def _measure(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
@@ -74,17 +77,16 @@ class Digits:
 
     Args:
       field: the problem, the run, the budgets.
-      width: of the large net.
-      limit: of the length of its units' incoming weights.
+      config: what the large net is like, and how long the others are jittered.
     """
 
-    def __init__(self, field: Field, width: int, limit: float) -> None:
+    def __init__(self, field: Field, config: Any) -> None:
         """Train the large net, and ask it once about every training image."""
-        self.field = field
+        self.field, self.config, limit = field, config, config.max_norm
         field.teach(
-            MLP(10, width, dropout=0.5, input_dropout=0.2),
+            MLP(10, config.teacher_width, dropout=config.dropout),
             hard,
-            augment=("jitter",),
+            augment=JITTER,
             about={"max_norm": limit},
             around=max_norm(limit),
         )
@@ -102,14 +104,30 @@ class Digits:
         self, name: str, width: int, temperature: float, alpha: float, *, without: Any
     ) -> Kind:
         """Train one on soft targets, too; `without` a digit, or with all (None)."""
-        label = self._told["label"]
-        kept = np.ones(len(label), bool) if without is None else label != without
-        arrays = {name: array[kept] for name, array in self._told.items()}
+        arrays = lacking(self._told, without)
         return self.field.train(
             name,
             cache.taught(soft(temperature, alpha)),
             self.field.learner(MLP(10, width)),
             examples=lambda seed: arrays,
+        )
+
+    def jittered(
+        self, name: str, width: int, objective: Objective, *, without: Any = None
+    ) -> Kind:
+        """Train one on images that are jittered as those of the large net are.
+
+        It is asked about every one of them; an objective of labels does not listen.
+        """
+        field, recipe = self.field, self.config.recipe(self.config.jittered_steps)
+        arrays = lacking(field.problem.train, without)
+        return field.train(
+            name,
+            objective,
+            field.learner(MLP(10, width)),
+            teacher=field.teacher,
+            examples=lambda seed: arrays,
+            recipe=dataclasses.replace(recipe, augment=JITTER),
         )
 
     def raised(self, name: str, kind: Kind) -> None:
@@ -134,9 +152,17 @@ class Digits:
         self.field.given(name, network, variables)
         offsets = ", ".join(f"{by:.1f}" for by in chosen.values())
         self.field.notes.append(
-            f"Bias of the digit {ABSENT} raised by {offsets} (one for each seed), "
+            f"{name}: that of the digit {ABSENT} by {offsets} (one for each seed), "
             "chosen on the validation split. The paper: 3.5."
         )
+
+
+def lacking(arrays: Arrays, digit: int | None) -> Arrays:
+    """Return the arrays without the examples of a digit, or all of them (None)."""
+    if digit is None:
+        return arrays
+    kept = arrays["label"] != digit
+    return {name: array[kept] for name, array in arrays.items()}
 
 
 OFFSETS = np.arange(0, 12.05, 0.1)
@@ -161,6 +187,17 @@ def ask(network: Network, variables: Variables, arrays: Any, view: Any) -> np.nd
     return _problem.asked(images, lambda batch: say(variables, batch["image"]), view)
 
 
+def _jittered(nets: Digits, width: int, soft_targets: Objective) -> tuple[str, str]:
+    """Train the same nets on jittered images; return which two are compared."""
+    alone, distilled = "alone, jittered", "distilled, jittered"
+    nets.jittered(alone, width, hard)
+    nets.jittered(distilled, width, soft_targets)
+    name = "distilled, no 3s, jittered"
+    kind = nets.jittered(name, width, soft_targets, without=ABSENT)
+    nets.raised("no 3s, jittered, bias raised", kind)
+    return distilled, alone
+
+
 def table(nets: Digits, config: Any) -> report.Result:
     """Train all small nets; return the table."""
     field, width = nets.field, config.student_width
@@ -171,6 +208,8 @@ def table(nets: Digits, config: Any) -> report.Result:
         kind = nets.distilled(name, width, heat, alpha, without=without)
         pairs.append((name, alone))
     nets.raised("no 3s, bias raised", kind)
+    if config.jittered_steps:
+        pairs.append(_jittered(nets, width, soft(heat, alpha)))
     for small in config.widths:
         nets.alone(f"{small} units alone", small)
         for warm in config.temperatures:
@@ -183,6 +222,8 @@ def table(nets: Digits, config: Any) -> report.Result:
         alone,
         ("errors", "absent_errors", "parameters"),
         f"{len(field.problem.test['label']):,} test images, {threes:,} of them 3s. "
-        "No net but the large one saw jittered images.",
+        f"Students see the images as they are, for {config.steps:,} steps; jittered "
+        "ones see them shifted by up to 2 pixels, as the large net did, for "
+        f"{config.jittered_steps:,}.",
         pairs=pairs,
     )

@@ -10,8 +10,8 @@ of the training images is held out for what the paper tuned, so nets see 54,000.
 
 python -m experiments.mnist              # all of it; it can be stopped and goes on
 python -m experiments.mnist --smoke      # seconds, on the embedded 8 x 8 digits
-python -m experiments.mnist --seeds 1 --teacher-steps 1500 --steps 1500 --widths 30
-    --temperatures 2 20                  # a small size
+python -m experiments.mnist --seeds 1 --teacher-steps 300 --steps 300 --widths 30
+    --temperatures 2 20 --jittered-steps 0                  # a small size
 """
 
 import dataclasses
@@ -27,14 +27,19 @@ class Config(_field.Config):
     dataset: str = "mnist"
     """A TFDS set of ten digits in grey, or "digits", which scikit-learn brings."""
     seeds: tuple[int, ...] = (3,)
-    steps: int = 10_800
-    batch_size: int = 100
-    learning_rates: tuple[float, ...] = (1e-3,)
-    teacher_steps: int = 54_000
+    steps: int = 2200
+    batch_size: int = 500
+    learning_rates: tuple[float, ...] = (2e-3,)
+    teacher_steps: int = 10_800
+    teacher_learning_rate: float = 2e-3
     teacher_width: int = 1200
     """Units in each of the large net's two layers."""
+    dropout: float = 0.3
+    """Fraction of the large net's hidden units dropped in training."""
     max_norm: float = 3.5
     """No unit of the large net has longer incoming weights."""
+    jittered_steps: int = 6500
+    """Steps of students that see jittered images, too; 0 trains none."""
     student_width: int = 800
     """Units in each of the small net's two layers."""
     temperature: float = 20.0
@@ -48,10 +53,9 @@ class Config(_field.Config):
 
 
 SMALL = {"teacher_width": 128, "student_width": 32, "widths": (8,)}
+STEPS = {"steps": 100, "teacher_steps": 200, "jittered_steps": 100}
 RATES = {"learning_rates": (1e-2,), "teacher_learning_rate": 1e-2}
-SMOKE = Config(
-    "digits", (2,), 100, teacher_steps=200, temperatures=(4.0,), **SMALL, **RATES
-)
+SMOKE = Config("digits", (2,), temperatures=(4.0,), **STEPS, **SMALL, **RATES)
 
 
 def main(config: Config) -> report.Result:
@@ -59,13 +63,15 @@ def main(config: Config) -> report.Result:
     config = config.checked()
     for name in ("teacher_width", "student_width", "max_norm", "temperature"):
         checks.positive("config", **{name: getattr(config, name)})
-    checks.fraction("config", alpha=config.alpha)
+    checks.fraction("config", alpha=config.alpha, dropout=config.dropout)
+    checks.integer("config", 0, jittered_steps=config.jittered_steps)
 
     problem = _mnist.problem(data.load(config.dataset, data_dir=config.run.data_dir))
     with _run.Run("mnist", config) as run:
         kinds = 3 + len(config.widths) * (1 + len(config.temperatures))
-        field = _field.Field(run, config, problem, kinds, steps_per_call=25)
-        nets = _mnist.Digits(field, config.teacher_width, config.max_norm)
+        longer = [config.jittered_steps] * 3
+        field = _field.Field(run, config, problem, kinds, longer, steps_per_call=25)
+        nets = _mnist.Digits(field, config)
         return run.finish(_mnist.table(nets, config))
 
 

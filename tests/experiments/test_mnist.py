@@ -73,7 +73,7 @@ def ran(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_mnist.cache, "taught", noted)
         run = Options(workdir=directory)
-        small = {"steps": 50, "teacher_steps": 100, "seeds": (2,)}
+        small = {"steps": 50, "teacher_steps": 100, "jittered_steps": 50}
         result = mnist.main(dataclasses.replace(mnist.SMOKE, **small, run=run))
         jax.effects_barrier()
     return directory, result, seen
@@ -87,6 +87,10 @@ def test_a_small_run(ran):
         "distilled",
         "distilled, no 3s",
         "no 3s, bias raised",
+        "alone, jittered",
+        "distilled, jittered",
+        "distilled, no 3s, jittered",
+        "no 3s, jittered, bias raised",
         "8 units alone",
         "8 units, T = 4",
     ]
