@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Self
 
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from kdjax.models import LSTM, TextCNN, Transformer
 from kdjax.objectives import Objective
 
 Pairs = Sequence[tuple[int, int]]
-Students = Mapping[str, tuple[Learner | nn.Module, Objective]]
+Students = dict[str, tuple[Learner, Objective]]
 _COSTS = ("parameters", "flops", "latency")
 
 
@@ -35,26 +35,23 @@ class Config(_field.Config):
     max_words: int = 10_000
     """The most words that are known."""
     width: int = 128
-    """Channels of the teacher."""
-    student_width: int | None = None
-    """Channels of the transformer student: the teacher's by default; with others a
-    learned map widens its hidden states, and no layers are copied."""
+    """Channels of the teacher, and of the shallow student."""
+    narrow_width: int = 16
+    """Channels of the narrow student, whose hidden states a learned map widens."""
     heads: int = 4
     """Attention heads of the transformers."""
     teacher_depth: int = 2
     """Blocks of the teacher."""
     student_depth: int = 1
-    """Blocks of the transformer student."""
+    """Blocks of the narrow and of the shallow student."""
     small_width: int = 16
     """Channels of the embeddings, of each direction (LSTM), of each window (CNN)."""
     dropout: float = 0.2
     """Of all networks, in training."""
-    students: tuple[Literal["transformer", "BiLSTM", "CNN"], ...] = (
-        "transformer",
-        "BiLSTM",
-        "CNN",
+    students: tuple[Literal["narrow", "shallow", "BiLSTM", "CNN"], ...] = (
+        *("narrow", "shallow", "BiLSTM", "CNN"),
     )
-    """Which are trained, in this order."""
+    """Which are trained, in this order: two transformers, and two others."""
 
     def checked(self) -> Self:
         """Return it.
@@ -62,20 +59,17 @@ class Config(_field.Config):
         Raises:
           ValueError: for a number that cannot be.
         """
-        sizes = ("length", "max_words", "width", "heads", "small_width")
-        depths = ("teacher_depth", "student_depth")
-        for name in (*sizes, *depths):
+        widths, sizes = ("width", "narrow_width"), ("length", "max_words", "heads")
+        for name in (*widths, *sizes, "small_width", "teacher_depth", "student_depth"):
             checks.integer("config", 1, **{name: getattr(self, name)})
-        width = self.width if self.student_width is None else self.student_width
-        checks.integer("config", 1, student_width=width)
         checks.fraction("config", dropout=self.dropout)
         distinct(students=self.students)
-        for name, channels in (("width", self.width), ("student_width", width)):
-            if channels % self.heads:
+        for name in widths:
+            if (channels := getattr(self, name)) % self.heads:
                 raise ValueError(
                     f"config: heads must divide {name} {channels}, got {self.heads}"
                 )
-        return dataclasses.replace(super().checked(), student_width=width)
+        return super().checked()
 
     def load(self) -> data.TextTask:
         """Return the sentences."""
@@ -88,11 +82,8 @@ class Config(_field.Config):
             max_words=self.max_words,
         )
 
-    def transformer(
-        self, task: data.TextTask, depth: int, width: int | None = None
-    ) -> Transformer:
-        """Return a transformer of so many blocks, by default as wide as the teacher."""
-        width = width or self.width
+    def transformer(self, task: data.TextTask, depth: int, width: int) -> Transformer:
+        """Return a transformer of so many blocks and channels."""
         return Transformer(
             task.num_classes,
             len(task.vocabulary),
@@ -195,52 +186,30 @@ def logits(alpha: float) -> Objective:
     return objective
 
 
-def transformers(field: _field.Field, config: Any, task: data.TextTask) -> Students:
-    """Return transformer students by name: fresh ones, and parts of their teacher."""
+def students(field: _field.Field, config: Any, task: data.TextTask) -> Students:
+    """Return what learns, and from what, by name; three ways of every architecture."""
     assert field.teacher is not None
-    pairs, answers = layers(config), soft(config.temperature, config.alpha)
-    module = config.transformer(task, config.student_depth, config.student_width)
-    fresh, within = field.learner(module), inside(config, pairs)
-    students = {
-        "transformer alone": (fresh, hard),
-        "transformer, soft targets": (fresh, answers),
-        "transformer, inside too": (fresh, within),
+    pairs, outputs = layers(config), soft(config.temperature, config.alpha)
+    within, depth = inside(config, pairs), config.student_depth
+    narrow = field.learner(config.transformer(task, depth, config.narrow_width))
+    wider = {f"hidden{ours}": nn.Dense(config.width) for ours, _ in pairs}
+    shallow = field.learner(config.transformer(task, depth, config.width))
+    copied = copying(shallow, field.teacher[1], pairs)
+    found: Students = {
+        "narrow alone": (narrow, hard),
+        "narrow, soft targets": (narrow, outputs),
+        "narrow, inside too": (narrow.with_parts(wider), within),
+        "shallow alone": (shallow, hard),
+        "shallow, copied": (copied, hard),
+        "shallow, copied, inside too": (copied, within),
     }
-    if config.student_width != config.width:
-        wider = {f"hidden{ours}": nn.Dense(config.width) for ours, _ in pairs}
-        students["transformer, inside too"] = fresh.with_parts(wider), within
-        return students
-    copied = copying(fresh, field.teacher[1], pairs)
-    return {
-        **students,
-        "transformer of copied layers alone": (copied, hard),
-        "transformer of copied layers, inside too": (copied, within),
-    }
-
-
-def small(config: Any, task: data.TextTask) -> Students:
-    """Return the students that are no transformers, by name."""
     sizes = (task.num_classes, len(task.vocabulary), config.small_width)
-    modules = {
-        "BiLSTM": LSTM(*sizes, dropout=config.dropout),
-        "CNN": TextCNN(*sizes, dropout=config.dropout),
-    }
-    ways = {
-        "{} alone": hard,
-        "{}, logits": logits(config.alpha),
-        "{}, soft targets": soft(config.temperature, config.alpha),
-    }
-    return {
-        way.format(name): (module, objective)
-        for name, module in modules.items()
-        for way, objective in ways.items()
-    }
-
-
-def number_of_kinds(config: Config) -> int:
-    """Return how many kinds of students a config asks for."""
-    transformers = 5 if config.student_width == config.width else 3
-    return sum(transformers if name == "transformer" else 3 for name in config.students)
+    for name, make in (("BiLSTM", LSTM), ("CNN", TextCNN)):
+        learner = field.learner(make(*sizes, dropout=config.dropout))
+        found[f"{name} alone"] = (learner, hard)
+        found[f"{name}, logits"] = (learner, logits(config.alpha))
+        found[f"{name}, soft targets"] = (learner, outputs)
+    return found
 
 
 def _architecture(name: str) -> str:
@@ -264,17 +233,13 @@ def table(field: _field.Field, config: Config, names: Sequence[str]) -> report.R
     made = config.dataset == "grammar"
     on = "sentences of a grammar, made here" if made else config.dataset
     follow = ", ".join(f"{ours} follows {theirs}" for ours, theirs in layers(config))
-    copied = config.student_width == config.width
-    more = (
-        "These are what is copied, with the embeddings, the last norm and the head."
-        if copied
-        else "A learned map, which is not exported, widens its hidden states."
-    )
     return field.table(
         f"What a transformer teaches smaller networks, on {on}",
         names[0],
         ("accuracy", "agreement", "negative_log_likelihood", *_COSTS),
-        f"Transformer student's blocks: {follow} of the teacher's "
-        f"{config.teacher_depth}. {more} Nothing is pretrained.",
+        f"Blocks of the narrow and the shallow transformer: {follow} of the teacher's "
+        f"{config.teacher_depth}. A learned map, which is not exported, widens the "
+        "hidden states of the narrow one. Copied: these blocks, the embeddings, the "
+        "last norm and the head. Nothing is pretrained.",
         pairs=[(name, than) for name, than in pairs if name != than],
     )

@@ -37,10 +37,10 @@ class Config(_field.Config):
     length: int = 64
     """Tokens in a window."""
     seeds: tuple[int, ...] = (3,)
-    steps: int = 600
+    steps: int = 450
     batch_size: int = 8
     learning_rates: tuple[float, ...] = (3e-3,)
-    teacher_steps: int = 2000
+    teacher_steps: int = 1500
     teacher_learning_rate: float = 2e-3
     teacher_width: int = 128
     """Channels of the teacher, which has 4 blocks."""

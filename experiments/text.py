@@ -10,7 +10,7 @@ https://arxiv.org/abs/1408.5882). Nothing is pretrained: all see the same senten
 
 python -m experiments.text                # clinc_oos: minutes on 2 cores
 python -m experiments.text --smoke        # seconds, on sentences that it makes itself
-python -m experiments.text --dataset glue/sst2 --length 40 --student-width 64
+python -m experiments.text --dataset glue/sst2 --length 40
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ from kdjax import checks, report
 
 @dataclasses.dataclass(frozen=True)
 class Config(_text.Config):
-    """A teacher, and students of three architectures."""
+    """A teacher, and four smaller students."""
 
     seeds: tuple[int, ...] = (3,)
-    steps: int = 600
-    learning_rates: tuple[float, ...] = (3e-3, 1e-2)
+    steps: int = 400
+    learning_rates: tuple[float, ...] = (1e-2,)
     weight_decay: float = 0.3
     teacher_steps: int = 1200
     teacher_learning_rate: float = 3e-3
@@ -41,7 +41,7 @@ class Config(_text.Config):
     """Weight of attention maps, and of value relations, > 0."""
 
 
-SIZES = {"width": 16, "heads": 2, "teacher_depth": 2, "small_width": 8}
+SIZES = {"width": 16, "heads": 2, "narrow_width": 8, "small_width": 8}
 RATES = {"learning_rates": (1e-2,), "teacher_learning_rate": 1e-2}
 SMOKE = Config("grammar", (1,), 100, teacher_steps=100, **SIZES, **RATES)
 
@@ -54,13 +54,10 @@ def main(config: Config) -> report.Result:
     checks.fraction("config", alpha=config.alpha)
     task = config.load()
     with _run.Run("text", config) as run:
-        kinds = _text.number_of_kinds(config)
+        kinds = 3 * len(config.students)
         field = Field(run, config, _text.problem(task), kinds, steps_per_call=25)
-        field.teach(config.transformer(task, config.teacher_depth), hard)
-        students = {
-            **_text.transformers(field, config, task),
-            **_text.small(config, task),
-        }
+        field.teach(config.transformer(task, config.teacher_depth, config.width), hard)
+        students = _text.students(field, config, task)
         names = _text.chosen(config, students)
         for name in names:
             field.students(name, *students[name])

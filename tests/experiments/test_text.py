@@ -27,7 +27,7 @@ SMALL = dataclasses.replace(
     steps=25,
     teacher_steps=25,
     teacher_depth=1,
-    students=("transformer", "BiLSTM"),
+    students=("narrow", "shallow", "BiLSTM"),
 )
 TOKENS = jnp.array([[3, 1, 4, 0], [2, 0, 0, 0], [0, 0, 0, 0]])
 REAL = TOKENS != 0
@@ -45,39 +45,41 @@ def test_every_architecture_has_rows_and_its_own_baseline(finished):
     names = [row.name for row in result.rows]
     assert names == [
         "teacher",
-        "transformer alone",
-        "transformer, soft targets",
-        "transformer, inside too",
-        "transformer of copied layers alone",
-        "transformer of copied layers, inside too",
+        "narrow alone",
+        "narrow, soft targets",
+        "narrow, inside too",
+        "shallow alone",
+        "shallow, copied",
+        "shallow, copied, inside too",
         "BiLSTM alone",
         "BiLSTM, logits",
         "BiLSTM, soft targets",
     ]
     pairs = [(gain.better, gain.than) for gain in result.gains]
     assert pairs == [
-        *((name, "transformer alone") for name in names[2:6]),
-        ("BiLSTM, logits", "BiLSTM alone"),
-        ("BiLSTM, soft targets", "BiLSTM alone"),
+        *((name, "narrow alone") for name in names[2:4]),
+        *((name, "shallow alone") for name in names[5:7]),
+        *((name, "BiLSTM alone") for name in names[8:]),
     ]
     for row in result.rows:
         for seed in row.seeds:
             assert 0 <= seed["accuracy"] <= 1
             assert seed["negative_log_likelihood"] > 0
-    assert len({row.cost["parameters"] for row in result.rows[1:6]}) == 1
+    sizes = [row.cost["parameters"] for row in result.rows]
+    assert sizes[1] == sizes[2] == sizes[3] < sizes[4] == sizes[5] == sizes[6]
     assert (directory / "comparison.png").read_bytes().startswith(b"\x89PNG")
     report = (directory / "report.md").read_text()
     assert "sentences of a grammar, made here" in report
-    assert "blocks: 1 follows 1 of the teacher's 1" in report
+    assert "shallow transformer: 1 follows 1 of the teacher's 1" in report
 
 
 def test_copied_students_start_the_same_whatever_the_seed_and_then_differ(finished):
     _, result = finished
-    copied = next(row for row in result.rows if "copied layers alone" in row.name)
+    copied = next(row for row in result.rows if row.name == "shallow, copied")
     first, second = (seed["sha256"] for seed in copied.seeds)
     assert first != second
     # one step of training from a trained teacher's layers beats a fresh start
-    alone = result.rows[1]
+    alone = result.rows[4]
     assert copied.values("accuracy").mean() > 1 / 6
     assert alone.seeds[0]["sha256"] != first
 
@@ -85,7 +87,7 @@ def test_copied_students_start_the_same_whatever_the_seed_and_then_differ(finish
 def test_a_student_of_all_layers_is_its_teacher():
     config = dataclasses.replace(SMALL, student_depth=2, teacher_depth=4)
     task = grammar(6, None)
-    teacher, student = (config.transformer(task, depth) for depth in (4, 2))
+    teacher, student = (config.transformer(task, depth, 16) for depth in (4, 2))
     tokens = jnp.asarray(task.test["tokens"][:3])
     variables = jax.eval_shape(teacher.init, jax.random.key(0), tokens)
     every = [(one, one) for one in range(1, 5)]
@@ -99,15 +101,13 @@ def test_a_student_of_all_layers_is_its_teacher():
     assert jax.tree.map(jnp.shape, copied) == jax.tree.map(jnp.shape, expected)
 
 
-def test_the_hidden_states_of_a_narrower_student_are_widened_in_training_alone():
-    config = dataclasses.replace(SMALL, student_width=8).checked()
-    task = grammar(6, None)
-    teacher = network(config.transformer(task, 1))
+def test_the_hidden_states_of_a_narrow_student_are_widened_in_training_alone():
+    config, task = SMALL.checked(), grammar(6, None)
+    teacher = network(config.transformer(task, 1, 16))
+    variables = jax.eval_shape(teacher.init, jax.random.key(0), TOKENS)
     learn = functools.partial(Field.learner, SimpleNamespace(steps_per_call=1))
-    field = SimpleNamespace(teacher=(teacher, {}), learner=learn)
-    students = _text.transformers(field, config, task)
-    assert len(students) == _text.number_of_kinds(config) - 3 == 3
-    learner, _ = students["transformer, inside too"]
+    field = SimpleNamespace(teacher=(teacher, variables), learner=learn)
+    learner, _ = _text.students(field, config, task)["narrow, inside too"]
     for made, width in ((learner.network, 16), (learner.exported, 8)):
         variables = jax.eval_shape(made.init, jax.random.key(0), TOKENS)
         said, _ = jax.eval_shape(made.apply, variables, TOKENS)
@@ -229,8 +229,8 @@ def test_sentences_of_the_grammar_say_their_class_and_come_once():
     ("flags", "says"),
     [
         (["--heads", "3"], "heads must divide width 16, got 3"),
-        (["--student-width", "9"], "heads must divide student_width 9, got 2"),
-        (["--student-width", "0"], "student_width must be an integer >= 1, got 0"),
+        (["--narrow-width", "9"], "heads must divide narrow_width 9, got 2"),
+        (["--narrow-width", "0"], "narrow_width must be an integer >= 1, got 0"),
         (["--length", "0"], "length must be an integer >= 1, got 0"),
         (["--student-depth", "0"], "student_depth must be an integer >= 1"),
         (["--max-words", "-1"], "max_words must be an integer >= 1"),
