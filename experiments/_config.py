@@ -11,7 +11,7 @@ from experiments._run import Options, RunOptions
 from kdjax import checks, data
 
 
-def distinct(**settings: Sequence[float]) -> None:
+def distinct(**settings: Sequence[float | str]) -> None:
     """Raise ValueError if a setting has no value, or one twice."""
     for name, values in settings.items():
         if not values or len(set(values)) < len(values):

@@ -144,12 +144,33 @@ class Field(Kinds):
         figure = self.problem.figure
         gains = [report.paired_gain(named[a], named[b], figure) for a, b in pairs]
         rates = self._rates([named[name] for name in students])
+        more = [*self._budgets(), *chance(len(pairs))]
+        if "gain" in columns:
+            more.append(
+                f"gain: by how much a row is better than {baseline!r}, same seed, "
+                "± half its 95 % interval."
+            )
         return report.Result(
             self._title(question),
             rows,
             gains,
-            (*notes, *rates, *self.notes, self._about_data()),
+            (*notes, *more, *rates, *self.notes, self._about_data()),
             columns,
             baseline=baseline,
             figure=figure,
         )
+
+    def _budgets(self) -> list[str]:
+        config = self.config
+        return [
+            f"Students: {config.steps:,} steps of {config.batch_size}; the teacher: "
+            f"{config.teacher_steps:,} at a rate of {config.teacher_learning_rate:g}."
+        ]
+
+
+def chance(count: int) -> list[str]:
+    """Say how many of so many intervals miss 0 where there is nothing."""
+    if count < 2:
+        return []
+    missed = f"about {0.05 * count:.1f} miss 0 by chance alone"
+    return [f"Of {count} intervals of 95 % {missed}."]

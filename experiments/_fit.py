@@ -184,7 +184,8 @@ class Fit:
     @functools.cached_property
     def _interval(self) -> int:
         """Steps between two looks at the validation split: about a tenth of all."""
-        return max(25, self.recipe.steps // 10) // self._calls * self._calls
+        calls = max(25, self.recipe.steps // 10) // self._calls
+        return max(1, calls) * self._calls
 
     def _chunks(self, seed: int, start: int) -> Any:
         transform = self.problem.in_training(self.recipe.augmentations)

@@ -13,8 +13,8 @@ from kdjax.base import Network, Variables
 
 EPISODES = 100
 """Episodes that a mean return is of."""
-# Part of what results mean: which episodes choose, and which the figures are of.
-_SEEDS = {"validation": 1_100_001, "test": 1_100_004, "record": 1_100_003}
+SEEDS = {"validation": 1_100_001, "test": 1_100_004, "record": 1_100_003}
+"""Part of what results mean: which episodes choose, and which the figures are of."""
 COPIES = {"train": 100, "validation": 10, "test": 10}
 """How many copies of a game are recorded for each split."""
 _DOWNLOADS = ("MNISTBandit-bsuite",)  # when it is made, so it is not looked at
@@ -170,7 +170,7 @@ def returns(
 
     A split's episodes are always the same. Each counts from its start to its end.
     """
-    return np.asarray(_played(game, network)(variables, _SEEDS[split]))
+    return np.asarray(_played(game, network)(variables, SEEDS[split]))
 
 
 def record(
@@ -190,7 +190,7 @@ def record(
       `[n, actions]` and the best `action` `[n]`; n is `steps` times the split's number
       of copies.
     """
-    copies, key = sum(COPIES.values()), jax.random.key(_SEEDS["record"])
+    copies, key = sum(COPIES.values()), jax.random.key(SEEDS["record"])
 
     @jax.jit
     def played(variables: Variables) -> dict[str, jax.Array]:

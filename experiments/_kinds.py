@@ -202,7 +202,7 @@ class Kinds:
     def _rates(self, rows: Sequence[report.Row]) -> list[str]:
         rates = [f"{rate:g}" for rate in self.config.learning_rates]
         if len(rates) == 1:
-            return [f"Learning rate {rates[0]}, for all."]
+            return [f"Learning rate {rates[0]}, for all students."]
         figure = self.problem.figure
         shown = report.FIGURES[figure]
         chosen = [

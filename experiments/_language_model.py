@@ -81,13 +81,9 @@ def _windows(tokens: np.ndarray, length: int, stride: int) -> Arrays:
     return {"tokens": windows[starts].astype(np.int32)}
 
 
-def _measure(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
-    nll = metrics.negative_log_likelihood(student.logits, following(batch))
-    found = {"negative_log_likelihood": nll.mean(axis=1)}
-    if teacher is not None:
-        same = metrics.agreement(student.logits, teacher.logits)
-        found["agreement"] = same.mean(axis=1)
-    return found
+def _measure(outputs: Outputs, batch: Batch) -> dict[str, Any]:
+    nll = metrics.negative_log_likelihood(outputs.logits, following(batch))
+    return {"negative_log_likelihood": nll.mean(axis=1)}
 
 
 def _finished(means: dict[str, Any], _: int) -> dict[str, float]:
@@ -126,6 +122,7 @@ def problem(name: str, text: str, vocabulary: int, length: int) -> Problem:
         example=jnp.zeros((1, length), jnp.int32),
         inputs=read,
         measure=_measure,
+        answer=_problem.likeliest,
         finished=_finished,
         figure="perplexity",
     )
@@ -192,7 +189,7 @@ def ask(field: Field) -> Arrays:
 
 
 def sequences(field: Field, model: Decoder, length: int) -> Arrays:
-    """Return windows whose second half the teacher wrote (Kim and Rush 2016)."""
+    """Return windows whose second half the teacher wrote, drawn at T = 1."""
     assert field.teacher is not None
     _, variables = field.teacher
     half, numbers = (length + 1) // 2, itertools.count()

@@ -14,7 +14,7 @@ import numpy as np
 import kdjax
 from experiments import _teacher
 from experiments._dqn import LOOKS, Learning
-from experiments._games import EPISODES
+from experiments._games import EPISODES, SEEDS
 from experiments._rows import place_of
 from experiments._workdir import Lock, Run, digest
 from kdjax import checkpoint, trees
@@ -85,7 +85,7 @@ def _about(learning: Learning, grid: Grid) -> dict[str, Any]:
         "network": repr(learning.module),
         "dqn": dataclasses.asdict(learning.dqn),
         "rates and seeds": grid,
-        "episodes": EPISODES,
+        "episodes": [EPISODES, SEEDS["validation"]],
         "kdjax": kdjax.__version__,
         "x64": bool(jax.config.jax_enable_x64),
         "matmul_precision": str(jax.config.jax_default_matmul_precision),

@@ -10,11 +10,12 @@ import numpy as np
 import optax
 
 from experiments import _problem
+from experiments._config import distinct
 from experiments._field import Field
 from experiments._kinds import Kind
 from experiments._problem import Arrays, Figures, Problem
 from experiments._students import hard, soft
-from kdjax import data, metrics, report, trees
+from kdjax import checks, data, report, trees
 from kdjax.base import Batch, Network, Outputs, Variables
 from kdjax.models import MLP
 from kdjax.objectives import Objective
@@ -26,9 +27,9 @@ JITTER = ("jitter",)
 """Shifts by up to 2 pixels."""
 
 
-def _measure(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
+def _measure(outputs: Outputs, batch: Batch) -> dict[str, Any]:
     """Measure a classifier, and its errors on the digit that was absent."""
-    found = metrics.classification(student, teacher, batch)
+    found = _problem.classification(outputs, batch)
     absent = (batch["label"] == ABSENT) * (1 - found["accuracy"])
     return {**found, "absent": absent}
 
@@ -48,6 +49,17 @@ def problem(task: data.Task) -> Problem:
     """Return a task of images as one of counted errors."""
     counted = {"measure": _measure, "finished": _counted, "figure": "errors"}
     return dataclasses.replace(_problem.of(task), **counted)
+
+
+def check(config: Any) -> None:
+    """Raise ValueError for a number that cannot be."""
+    for name in ("teacher_width", "student_width", "max_norm", "temperature"):
+        checks.positive("config", **{name: getattr(config, name)})
+    checks.fraction("config", alpha=config.alpha, dropout=config.dropout)
+    checks.integer("config", 0, jittered_steps=config.jittered_steps)
+    distinct(widths=config.widths, temperatures=config.temperatures)
+    checks.positive("config", widths=min(config.widths))
+    checks.positive("config", temperatures=min(config.temperatures))
 
 
 def max_norm(limit: float) -> Callable[[Any], optax.GradientTransformation]:

@@ -15,12 +15,13 @@ from scipy import special
 
 from experiments import _policy
 from experiments._dqn import Learning
-from experiments._games import EPISODES
+from experiments._field import chance
+from experiments._games import EPISODES, SEEDS
 from experiments._kinds import Kinds
 from experiments._learned import learned
 from experiments._model import network
 from experiments._recipe import Learner
-from experiments._workdir import Run
+from experiments._workdir import Run, digest
 from kdjax import models, report, trees
 from kdjax.objectives import Objective
 
@@ -63,12 +64,13 @@ class Games(Kinds):
 
     def __init__(self, run: Run, config: Any) -> None:
         """Train the teachers, or reuse an earlier run's, and let them play."""
+        run.pin("episodes", digest([EPISODES, SEEDS]))
         self.teachers = [
             _policy.taught(run, config, name) for name in config.environments
         ]
         many, ratios = len(self.teachers), len(config.shrink)
         kinds = 3 * many * ratios + (ratios if many > 1 else 0)
-        each = len(config.seed_list) * len(config.learning_rates)
+        each = len(config.seed_list) * len(config.dqn.learning_rates)
         alone = config.dqn.rounds * each * many * ratios
         super().__init__(run, config, _policy.together(self.teachers), kinds, alone)
         self.parts = [self._part(one) for one in self.teachers]
@@ -137,8 +139,10 @@ class Games(Kinds):
         parts = [part.measured() for part in self.parts]
         rows = [_coloured(row) for part in parts for row in part]
         trained = [*rows, *(row for row, _ in self._rows)]
+        gains = _gains(rows)
         notes = [
             *(_intervals(part) for part in parts),
+            *chance(len(gains)),
             *self._budgets(),
             *self._rates(trained),
             *self.notes,
@@ -147,7 +151,7 @@ class Games(Kinds):
         return report.Result(
             self._title(question),
             rows,
-            _gains(rows),
+            gains,
             notes,
             ("mean_return", "agreement", "parameters", "flops"),
             baseline=rows[1].name,

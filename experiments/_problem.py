@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax import data, metrics, report, train, trees
-from kdjax.base import Network, Outputs, Select, Variables
+from kdjax.base import Batch, Network, Outputs, Select, Variables, pick
 from kdjax.teachers import cache
 
 EVALUATION_BATCH = 512
+_JUDGED = "judge/answer"
 Arrays = Mapping[str, Any]
 Figures = dict[str, float]
 
@@ -46,8 +47,10 @@ class Problem:
       splits: one sentence that says how the splits were made.
       example: what a network reads of one example; only shapes and dtypes count.
       inputs: what networks read of a batch.
-      measure: `measure(student, teacher, batch) -> {name: [batch, ...]}`; the teacher
-        is None where there is none to agree with. Not needed where there is `tried`.
+      measure: `measure(outputs, batch) -> {name: [batch, ...]}`. Not needed where there
+        is `tried`.
+      answer: `answer(outputs) -> [batch, ...]`, what agreement with a judge is about;
+        None if nobody asks.
       finished: `finished(means, examples) -> figures`, of the means of what was
         measured and their number.
       figure: the one that counts, by name.
@@ -65,12 +68,16 @@ class Problem:
     splits: str
     example: Any
     inputs: Select
-    measure: Callable[[Outputs, Any, Any], dict[str, Any]] | None = None
+    measure: Callable[[Outputs, Any], dict[str, Any]] | None = None
+    answer: Callable[[Outputs], Any] | None = None
     finished: Callable[[dict[str, Any], int], Figures] = lambda means, _: means
     figure: str = "accuracy"
     transform: Any = None
     augmented: Callable[[list[Any]], Any] | None = None
     tried: Callable[[Network, Variables, str], Figures] | None = None
+    _judged: dict[str, tuple[Judge, Arrays]] = dataclasses.field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -97,27 +104,59 @@ class Problem:
         """Return what is measured of a network over a split."""
         if self.tried is not None:
             return self.tried(network, variables, split)
-        told = isinstance(judge, Told)
-        said = judge.splits[split].view(0) if told else {}
-        arrays = {**getattr(self, split), **said}
+        arrays = {**getattr(self, split), **self._answers(judge, split)}
         count = len(next(iter(arrays.values())))
         batches = data.epoch(arrays, min(EVALUATION_BATCH, count), self.transform)
-        judges, judged_by = (None, None) if told or not judge else judge
-        evaluate = _evaluation(network, judges, told, self.measure, self.inputs)
-        return self.finished(evaluate(variables, batches, judged_by), count)
+        evaluate = _evaluation(network, self.measure, self.answer, self.inputs)
+        return self.finished(evaluate(variables, batches), count)
+
+    def _answers(self, judge: Judge | None, split: str) -> Arrays:
+        """Return what a judge answers to all of a split, who is asked once."""
+        if judge is None or self.answer is None:
+            return {}
+        known = self._judged.get(split)
+        if known is None or known[0] is not judge:
+            answers = self._ask(judge, self.answer, split)
+            known = self._judged[split] = judge, {_JUDGED: answers}
+        return known[1]
+
+    def _ask(self, judge: Judge, answer: Any, split: str) -> np.ndarray:
+        if isinstance(judge, Told):
+            of_told = cache.taught(lambda _, teacher, __: answer(teacher))
+            say = jax.jit(lambda batch: of_told(None, None, batch))
+            return asked(judge.splits[split].view(0), say)
+        network, variables = judge
+
+        @jax.jit
+        def of_network(variables: Variables, batch: Batch) -> Any:
+            return answer(network.apply(variables, pick(batch, self.inputs))[0])
+
+        arrays = getattr(self, split)
+        return asked(arrays, lambda x: of_network(variables, x), self.transform)
 
 
 @functools.cache
-def _evaluation(
-    network: Network, teacher: Network | None, told: bool, measure: Any, inputs: Select
-) -> Any:
-    """Return what measures a network beside a teacher; kinds of students share it."""
-    return train.make_eval(
-        network.apply,
-        cache.taught(measure) if told else measure,
-        teacher_apply=teacher.apply if teacher else None,
-        inputs=inputs,
-    )
+def _evaluation(network: Network, measure: Any, answer: Any, inputs: Select) -> Any:
+    """Return what measures a network, and how often it answers as the judge does."""
+
+    def measured(outputs: Outputs, _: None, batch: Batch) -> dict[str, Any]:
+        found = dict(measure(outputs, batch))
+        if _JUDGED in batch:
+            same = answer(outputs) == batch[_JUDGED]
+            found["agreement"] = same.reshape(len(same), -1).mean(1)
+        return found
+
+    return train.make_eval(network.apply, measured, inputs=inputs)
+
+
+def classification(outputs: Outputs, batch: Batch) -> dict[str, Any]:
+    """Measure a classifier."""
+    return metrics.classification(outputs, None, batch)
+
+
+def likeliest(outputs: Outputs) -> Any:
+    """Return the class that a classifier names."""
+    return outputs.logits.argmax(-1)
 
 
 def calibrated(means: dict[str, Any], _: int) -> Figures:
@@ -153,7 +192,8 @@ def of(task: data.Task | Problem) -> Problem:
         task.splits,
         example=jnp.zeros((1, *task.train["image"].shape[1:])),
         inputs="image",
-        measure=metrics.classification,
+        measure=classification,
+        answer=likeliest,
         finished=calibrated,
         transform=data.pipeline(task),
         augmented=lambda augmentations: data.pipeline(task, *augmentations),

@@ -146,9 +146,9 @@ def known(batch: Batch) -> dict[str, Any]:
 def problem(name: str, split: data.ratings.Sequences) -> Problem:
     """Return the task to rank what a user takes next before all other items."""
 
-    def measure(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
+    def measure(outputs: Outputs, batch: Batch) -> dict[str, Any]:
         new = ~_mask(batch["seen"], split.items)
-        ranks = metrics.ranks(student.logits, batch["item"], where=new)
+        ranks = metrics.ranks(outputs.logits, batch["item"], where=new)
         return {
             "hit_rate": metrics.hit_rate(ranks),
             "ndcg": metrics.ndcg(ranks),
@@ -183,9 +183,6 @@ def with_lists(
 
     It ranks items that the user has nowhere in train: what the user has is learned from
     the user. The examples are the same at each epoch, so it is asked once.
-
-    Raises:
-      ValueError: if a user has too few items left for a list.
     """
     network, variables = teacher
     seen, train = problem.validation["seen"], problem.train
@@ -196,16 +193,19 @@ def with_lists(
         left = jnp.where(_mask(seen, scores.shape[1]), -jnp.inf, scores)
         return jax.lax.top_k(left, places)
 
-    def say(batch: Batch) -> Any:
-        return first(variables, batch, seen[batch["user"]])
-
-    scores, items = asked(train, say)
-    if not np.isfinite(scores).all():
-        raise ValueError(
-            f"config: listed must leave a list for users who have most items, "
-            f"{np.isfinite(scores).sum(1).min()} are left for one, got {places}"
-        )
+    train = {**train, "seen": seen[train["user"]]}
+    scores, items = asked(train, lambda batch: first(variables, batch, batch["seen"]))
     return {**train, "listed": items.astype(np.int32), "listed_scores": scores}
+
+
+def check_lists(split: data.ratings.Sequences, places: int) -> None:
+    """Raise ValueError if a user has too few items left for a list."""
+    left = split.items - (split.validation["seen"] > 0).sum(1).max()
+    if left < places:
+        raise ValueError(
+            "config: listed must leave a list for users who have most items, "
+            f"{left} are left for one, got {places}"
+        )
 
 
 def chosen(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
@@ -221,8 +221,11 @@ def ranking(config: Config) -> Any:
         scores = _log_odds(student.logits)
         first = batch["listed"][:, : config.ranked]
         ranked = jnp.take_along_axis(scores, first, axis=1)
+        # places are counted among the items that the teacher ranked, too
+        seen = _mask(batch["seen"], scores.shape[1])
+        rivals = jnp.where(seen, jnp.finfo(scores.dtype).min, scores)
         soft = losses.ranking_distillation(
-            scores, ranked, position_temperature=config.ranked
+            rivals, ranked, position_temperature=config.ranked
         )
         return _beside(config.ranked_alpha, soft, student, batch)
 
@@ -263,7 +266,8 @@ def notes(config: Config) -> list[str]:
     return [
         f"The teacher's list of a training example is its {config.listed} best of what "
         f"the user has nowhere in train. Ranking distillation: {config.ranked_alpha:g} "
-        f"of the first {config.ranked} places, read as log-odds of the softmax; KL: "
+        f"of the first {config.ranked} places, whose weight falls by e over as many, "
+        "read as log-odds of the softmax; KL: "
         f"{config.listed_alpha:g} of them all at T = {config.temperature:g}. What the "
         "user chose weighs the rest, by cross-entropy over all items; the teacher and "
         "those alone learn from that only.",

@@ -28,8 +28,8 @@ def problem() -> Problem:
         answer = (table.target[rows] - target.mean()) / scale
         return {"row": row.astype(np.float32), "target": answer.astype(np.float32)}
 
-    def measure(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
-        error = jnp.square(student.logits[:, 0] - batch["target"])
+    def measure(outputs: Outputs, batch: Batch) -> dict[str, Any]:
+        error = jnp.square(outputs.logits[:, 0] - batch["target"])
         return {"squared_error": error}
 
     def finished(means: dict[str, Any], _: int) -> dict[str, float]:

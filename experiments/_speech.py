@@ -13,7 +13,7 @@ from experiments import _problem
 from experiments._field import Field
 from experiments._problem import Arrays, Problem
 from experiments._students import hard
-from kdjax import losses, metrics, objectives, report
+from kdjax import losses, objectives, report
 from kdjax.base import Batch, Outputs, Variables
 from kdjax.data import audio, speech
 from kdjax.models import FrameGRU
@@ -118,6 +118,7 @@ def of(name: str, recordings: speech.Recordings) -> Problem:
         example=(jnp.zeros((1, *frames.shape[1:])), jnp.full(1, FRAMES)),
         inputs=_inputs,
         measure=_measure,
+        answer=_problem.likeliest,
         finished=_finished,
     )
 
@@ -131,11 +132,11 @@ def _spoken(batch: Batch) -> Any:
     return jnp.arange(batch["frames"].shape[1])[None] < batch["length"][:, None]
 
 
-def _measure(student: Outputs, teacher: Any, batch: Batch) -> dict[str, Any]:
+def _measure(outputs: Outputs, batch: Batch) -> dict[str, Any]:
     """Measure utterances, and the frames of which they are made."""
-    right = student.features["frames"].argmax(-1) == batch["label"][:, None]
+    right = outputs.features["frames"].argmax(-1) == batch["label"][:, None]
     return {
-        **metrics.classification(student, teacher, batch),
+        **_problem.classification(outputs, batch),
         "right_frames": (right & _spoken(batch)).sum(1),
         "all_frames": batch["length"],
     }
@@ -218,9 +219,9 @@ class Students:
             f"Streaming students of {_TITLES[config.dataset]}",
             ALONE,
             _COLUMNS,
-            f"few: {count} recordings, {100 * config.fraction:g} % of all, another "
-            "draw for each seed. The paper's student of 3 % is as large as its "
-            "teacher, and its soft targets are of frames.",
+            f"few: {count} recordings, {100 * config.fraction:g} % of the training "
+            "split, another draw for each seed. The paper's student of 3 % is as large "
+            "as its teacher, and its soft targets are of frames.",
             "frames %: of all frames, those that name the digit by what was heard so "
             "far; the teacher has heard all.",
             pairs=[*((name, ALONE) for name in kinds), (FEW_SOFT, FEW)],

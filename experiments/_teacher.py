@@ -205,7 +205,7 @@ def _measured(fit: Fit, variables: Variables, seed: int) -> Teacher:
     figures = {
         "seed": f"teacher {seed}",  # no student's, so that no gain is paired with it
         "network": "teacher",
-        "agreement": 1.0,
+        **({"agreement": 1.0} if fit.problem.answer else {}),
         **fit.measure(variables, "test"),
         "sha256": trees.fingerprint(variables["params"]),
     }

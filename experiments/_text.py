@@ -14,7 +14,7 @@ from experiments._problem import Problem
 from experiments._recipe import Learner
 from experiments._students import hard, soft
 from experiments._text_data import grammar
-from kdjax import checks, data, losses, metrics, objectives, report
+from kdjax import checks, data, losses, objectives, report
 from kdjax.base import Batch, Outputs, Variables
 from kdjax.models import LSTM, TextCNN, Transformer
 from kdjax.objectives import Objective
@@ -106,7 +106,8 @@ def problem(task: data.TextTask) -> Problem:
         task.splits,
         example=jnp.ones((1, *task.train["tokens"].shape[1:]), jnp.int32),
         inputs="tokens",
-        measure=metrics.classification,
+        measure=_problem.classification,
+        answer=_problem.likeliest,
         finished=_problem.calibrated,
     )
 

@@ -27,13 +27,13 @@ class Config(_cached.Config):
     dataset: str = "fashion_mnist"
     """Any TFDS image classification set by name, or "digits" (embedded)."""
     seeds: tuple[int, ...] = (3,)
-    steps: int = 400
+    steps: int = 300
     learning_rates: tuple[float, ...] = (0.05,)
     optimizer: Literal["adam", "sgd"] = "sgd"
     weight_decay: float = 5e-4
     student: Model = Model("resnet", depth=8)
     teacher: Model = Model("resnet", depth=20)
-    teacher_steps: int = 800
+    teacher_steps: int = 600
     teacher_learning_rate: float = 0.05
     temperature: float = 4.0
     """T of the soft targets, > 0."""

@@ -4,9 +4,9 @@ A decoder on real text learns from a larger one: forward KL (Hinton 2015), rever
 (MiniLLM, https://arxiv.org/abs/2306.08543), Jensen-Shannon and on-policy sampling (GKD,
 https://arxiv.org/abs/2306.13649: with probability lmbda the student writes and the
 teacher scores), skew KL (DistiLLM, https://arxiv.org/abs/2402.03898), the teacher's
-likeliest tokens stored once, its own sentences (Kim and Rush 2016,
-https://arxiv.org/abs/1606.07947), and forward KL from hidden states without logits. The
-text is what Python's help() says of the language, a data set, or any file.
+likeliest tokens stored once, sentences that it samples (Kim and Rush 2016,
+https://arxiv.org/abs/1606.07947, search for the likeliest), and forward KL from hidden
+states without logits. The text is what Python's help() says, a data set, or any file.
 
 python -m experiments.language_model                # minutes on 2 cores
 python -m experiments.language_model --smoke        # seconds
@@ -17,7 +17,7 @@ python -m experiments.language_model --text-file book.txt --vocabulary 2048
 import dataclasses
 from pathlib import Path
 
-from experiments import _field, _run
+from experiments import _config, _field, _run
 from experiments import _language_model as lm
 from kdjax import checks, report
 
@@ -69,6 +69,7 @@ def main(config: Config) -> report.Result:
     checks.positive("config", **widths)
     checks.integer("config", 4, 512, length=config.length)
     checks.fraction("config", lmbda=config.lmbda)
+    _config.distinct(methods=config.methods)
     problem = lm.problem(*lm.text_of(config), config.vocabulary, config.length)
     with _run.Run("language_model", config) as run:
         field = _field.Field(run, config, problem, kinds=1 + len(config.methods))

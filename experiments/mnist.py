@@ -17,7 +17,7 @@ python -m experiments.mnist --seeds 1 --teacher-steps 300 --steps 300 --widths 3
 import dataclasses
 
 from experiments import _field, _mnist, _run
-from kdjax import checks, data, report
+from kdjax import data, report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Config(_field.Config):
     steps: int = 2200
     batch_size: int = 500
     learning_rates: tuple[float, ...] = (2e-3,)
-    teacher_steps: int = 10_800
+    teacher_steps: int = 8000
     teacher_learning_rate: float = 2e-3
     teacher_width: int = 1200
     """Units in each of the large net's two layers."""
@@ -38,7 +38,7 @@ class Config(_field.Config):
     """Fraction of the large net's hidden units dropped in training."""
     max_norm: float = 3.5
     """No unit of the large net has longer incoming weights."""
-    jittered_steps: int = 6500
+    jittered_steps: int = 4500
     """Steps of students that see jittered images, too; 0 trains none."""
     student_width: int = 800
     """Units in each of the small net's two layers."""
@@ -61,11 +61,7 @@ SMOKE = Config("digits", (2,), temperatures=(4.0,), **STEPS, **SMALL, **RATES)
 def main(config: Config) -> report.Result:
     """Train the large net and the small ones; return the table."""
     config = config.checked()
-    for name in ("teacher_width", "student_width", "max_norm", "temperature"):
-        checks.positive("config", **{name: getattr(config, name)})
-    checks.fraction("config", alpha=config.alpha, dropout=config.dropout)
-    checks.integer("config", 0, jittered_steps=config.jittered_steps)
-
+    _mnist.check(config)
     problem = _mnist.problem(data.load(config.dataset, data_dir=config.run.data_dir))
     with _run.Run("mnist", config) as run:
         kinds = 3 + len(config.widths) * (1 + len(config.temperatures))

@@ -8,7 +8,7 @@ and with as many steps in the environment. The multi-task student learns all gam
 their teachers. The environments are gymnax's (https://github.com/RobertTLange/gymnax)
 and run inside of the compiled programs.
 
-python -m experiments.policy            # minutes on 2 cores
+python -m experiments.policy            # 4 minutes on 2 cores
 python -m experiments.policy --smoke    # seconds
 python -m experiments.policy --environments Acrobot-v1 --shrink 40 --temperature 1
 """

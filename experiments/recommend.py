@@ -7,7 +7,7 @@ one SASRec teacher (Kang and McAuley 2018, https://arxiv.org/abs/1808.09781), fo
 narrow SASRec and for a matrix factorisation that knows no history. Ratings are implicit
 feedback; HR, NDCG and MRR are of the last item of each user among all items.
 
-python -m experiments.recommend            # minutes on 2 cores
+python -m experiments.recommend            # 4 minutes on 2 cores
 python -m experiments.recommend --smoke    # seconds, on ratings that it makes itself
 python -m experiments.recommend --ratings ratings.dat
 python -m experiments.recommend --dataset movielens/100k-ratings --least-rating 4
@@ -36,6 +36,7 @@ def main(config: Config) -> report.Result:
     config = config.checked()
     with _run.Run("recommend", config) as run:
         split = config.sequences()
+        _recommend.check_lists(split, config.listed)
         problem = _recommend.problem(config.name, split)
         field = _field.Field(run, config, problem, kinds=5, steps_per_call=25)
         large = config.recommender(

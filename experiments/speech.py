@@ -1,13 +1,13 @@
 """Do soft targets help a small recogniser that must answer while somebody speaks?
 
-Hinton et al., "Distilling the knowledge in a neural network" (2015, section 5,
+Hinton et al., "Distilling the knowledge in a neural network" (2015, sections 4 and 6,
 https://arxiv.org/abs/1503.02531) train acoustic models on the soft targets of others,
 frame by frame, and find that with them 3 % of the data teach almost what all teach.
 Here a GRU that reads both ways teaches spoken digits to a small one that reads no later
 frame: by soft targets of frames (https://doi.org/10.1109/ICASSP.2018.8461995), of
 utterances, or of both. Nobody in the test was heard in training.
 
-python -m experiments.speech                   # minutes on 2 cores; gets 12 MB once
+python -m experiments.speech                   # 2 minutes on 2 cores; gets 12 MB once
 python -m experiments.speech --archive FILE    # where the set's .tar.gz is there
 python -m experiments.speech --smoke           # seconds, made sounds
 """

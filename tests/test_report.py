@@ -192,6 +192,20 @@ def test_gains_are_a_column_measured_from_the_baseline(comparison):
     assert [line[2] for line in table[1:]] == ["", "", "+6.00 ± 12.71"]
 
 
+def test_a_gain_is_positive_where_it_is_better(comparison):
+    rows = [
+        report.Row(row.name, [{**s, "rmse": s["accuracy"]} for s in row.seeds], {})
+        for row in comparison.rows
+    ]
+    columns = ("rmse", "gain")
+    result = dataclasses.replace(
+        comparison, rows=rows, columns=columns, figure="rmse", baseline="a"
+    )
+    gain = report.paired_gain(rows[-1], rows[-2], "rmse")
+    assert gain.mean > 0
+    assert result.cells()[-1][2].startswith("-")
+
+
 def test_the_comparison_is_drawn(comparison, tmp_path):
     report.plot_comparison(tmp_path / "all.png", comparison)
     assert (tmp_path / "all.png").read_bytes().startswith(b"\x89PNG")

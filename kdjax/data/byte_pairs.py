@@ -37,11 +37,12 @@ class BytePairs:
         Args:
           text: what pairs are counted in; of pairs that are as frequent, the one of
             lower tokens comes first.
-          size: of the vocabulary, at least 256; where no pair is left that occurs
-            twice, it is smaller.
+          size: of the vocabulary, from 256 to 32,768; where no pair is left that occurs
+            twice, it is smaller. Counting needs up to `8 size²` bytes: it is meant for
+            small vocabularies.
 
         Raises:
-          ValueError: if the size is less than 256.
+          ValueError: if the size is out of range.
         """
         checks.integer("BytePairs.learned", 256, 2**15, size=size)
         tokens, merges = cls().encode(text), []

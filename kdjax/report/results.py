@@ -152,8 +152,9 @@ class Result:
       rows: the networks.
       gains: paired comparisons of rows.
       notes: sentences that a reader needs to trust the table.
-      columns: the figures shown, by name; all by default. "gain" is the paired
-        difference of `figure` to the row `baseline`, ± half its 95 % interval.
+      columns: the figures shown, by name; all by default. "gain" is by how much
+        `figure` is better than that of the row `baseline`, paired by seed, ± half its
+        95 % interval.
       baseline: the row that gains are measured from.
       figure: what counts, by name: what gains and pictures are of.
     """
@@ -195,7 +196,7 @@ class Result:
         if row is than:
             return ""
         gain, figure = paired_gain(row, than, self.figure), FIGURES[self.figure]
-        text = figure.signed(gain.mean)
+        text = figure.signed(figure.better * gain.mean)
         if gain.high is not None:
             margin = figure.factor * (gain.high - gain.mean)
             text += f" ± {margin:,.{figure.digits}f}"

@@ -142,6 +142,7 @@ def test_what_cannot_be_is_one_clear_message(command, tmp_path):
         (["--dataset", "tiny_shakespear"], "Did you mean 'tiny_shakespeare'"),
         (["--characters", "0"], "characters must be an integer >= 1, got 0"),
         (["--vocabulary", "100"], "size must be an integer from 256"),
+        (["--methods", "skew", "skew"], "methods must be at least one and all diff"),
         (["--lmbda", "1.5"], "lmbda must be in [0, 1], got 1.5"),
         (["--methods", "gkd"], "'on-policy'"),
     ):

@@ -128,6 +128,9 @@ def test_what_cannot_be_is_refused(command):
     for flags, says in (
         (["--max-norm", "0"], "max_norm must be > 0"),
         (["--temperature", "-1"], "temperature must be > 0, got -1.0"),
+        (["--temperatures", "2", "0"], "temperatures must be > 0, got 0"),
+        (["--widths", "8", "8"], "widths must be at least one and all different"),
+        (["--jittered-steps", "-1"], "jittered_steps must be an integer >= 0"),
         (["--dataset", "mnist", "--data-dir", "none"], "not prepared in none"),
     ):
         code, _, err = command(mnist.main, mnist.SMOKE, *flags)

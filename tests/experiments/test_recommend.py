@@ -88,6 +88,7 @@ def test_lists_are_the_best_of_what_is_not_in_train(split):
         "user": (count,),
         "history": (count, 6),
         "item": (count,),
+        "seen": (count, split.validation["seen"].shape[1]),
         "listed": (count, 7),
         "listed_scores": (count, 7),
     }
@@ -98,7 +99,7 @@ def test_lists_are_the_best_of_what_is_not_in_train(split):
         assert train["listed"][row].tolist() == order
         np.testing.assert_array_equal(train["listed_scores"][row], scores[user][order])
     with pytest.raises(ValueError, match=r"4\d are left for one, got 50"):
-        _recommend.with_lists(problem, Fixed(scores).pair, places=50)
+        _recommend.check_lists(split, 50)
 
 
 def test_figures_are_of_all_items_that_a_user_has_not_had(split):
@@ -129,7 +130,8 @@ def test_objectives_equal_numpy():
     config = dataclasses.replace(
         SMOKE, ranked_alpha=0.3, listed_alpha=0.6, ranked=4, temperature=2.0
     )
-    batch = {"item": item, "listed": listed, "listed_scores": told}
+    seen = np.array([[0, 3], [0, 0], [15, 1]])  # numbered from 1; 0 is padding
+    batch = {"item": item, "listed": listed, "listed_scores": told, "seen": seen}
     batch = {
         k: jnp.asarray(v, jnp.float32 if v.dtype == float else None)
         for k, v in batch.items()
@@ -147,7 +149,9 @@ def test_objectives_equal_numpy():
     first = np.take_along_axis(log_p, listed[:, :4], 1)
     place = np.arange(1, 5)
     position = np.exp(-place / 4) / np.exp(-place / 4).sum()
-    rank = 1 + (log_p[:, None] > first[:, :, None]).sum(-1)
+    rivals = log_p.copy()
+    rivals[0, 2] = rivals[2, 14] = rivals[2, 0] = -np.inf
+    rank = 1 + (rivals[:, None] > first[:, :, None]).sum(-1)
     weight = position * np.tanh(np.maximum(0.1 * (rank - place), 0))
     soft = (weight * -first).sum(1).mean()
     assert ranked["soft"] == pytest.approx(0.3 * soft, rel=1e-4)
@@ -162,6 +166,7 @@ def test_objectives_equal_numpy():
 
 def test_ranking_distillation_is_finite_where_the_student_is_certain():
     batch = {"item": jnp.zeros(1, int), "listed": jnp.array([[0, 1]])}
+    batch["seen"] = jnp.zeros((1, 1), int)
     config = dataclasses.replace(SMOKE, ranked=2)
 
     def loss(scores):

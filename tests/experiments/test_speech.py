@@ -109,7 +109,7 @@ def test_frame_accuracy_is_that_of_all_frames():
     frames = np.zeros((3, 5, 10), np.float32)
     frames[0, :2, 1] = frames[1, :, 7] = frames[2, 3:, 0] = 1  # else 0 is named
     student = Outputs(jnp.zeros((3, 10)), {"frames": jnp.asarray(frames)})
-    measured = _speech._measure(student, None, BATCH)
+    measured = _speech._measure(student, BATCH)
     assert measured["right_frames"].tolist() == [2, 2, 3]
     means = {name: np.mean(values, 0) for name, values in measured.items()}
     assert _speech._finished(means, 3)["frame_accuracy"] == pytest.approx(7 / 10)
@@ -157,7 +157,7 @@ def test_a_small_run_compares_soft_targets(finished):
     assert students[0].values("accuracy").mean() > 0.6
     text = (place / "report.md").read_text()
     assert "made sounds, not speech" in text
-    assert "few: 18 recordings, 10 % of all" in text
+    assert "few: 18 recordings, 10 % of the training split" in text
 
 
 @pytest.mark.parametrize(
