@@ -36,7 +36,7 @@ class Config(_field.Config):
     """The most words that are known."""
     width: int = 128
     """Channels of the teacher, and of the shallow student."""
-    narrow_width: int = 16
+    narrow_width: int = 32
     """Channels of the narrow student, whose hidden states a learned map widens."""
     heads: int = 4
     """Attention heads of the transformers."""
@@ -44,7 +44,7 @@ class Config(_field.Config):
     """Blocks of the teacher."""
     student_depth: int = 1
     """Blocks of the narrow and of the shallow student."""
-    small_width: int = 16
+    small_width: int = 32
     """Channels of the embeddings, of each direction (LSTM), of each window (CNN)."""
     dropout: float = 0.2
     """Of all networks, in training."""
