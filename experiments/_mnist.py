@@ -229,13 +229,15 @@ def table(nets: Digits, config: Any) -> report.Result:
             nets.distilled(name, small, warm, alpha, without=None)
             pairs.append((name, f"{small} units alone"))
     threes = int((field.problem.test["label"] == ABSENT).sum())
+    jittered = config.jittered_steps and (
+        "; jittered ones see them shifted by up to 2 pixels, as the large net did, for "
+        f"{config.jittered_steps:,} steps"
+    )
     return field.table(
         f"Errors on {field.problem.name}, T = {heat:g}",
         alone,
         ("errors", "absent_errors", "parameters"),
         f"{len(field.problem.test['label']):,} test images, {threes:,} of them 3s. "
-        f"Students see the images as they are, for {config.steps:,} steps; jittered "
-        "ones see them shifted by up to 2 pixels, as the large net did, for "
-        f"{config.jittered_steps:,}.",
+        f"Students see the images as they are{jittered or ''}.",
         pairs=pairs,
     )
