@@ -9,7 +9,7 @@ from flax import linen as nn
 from experiments import _teacher
 from experiments._config import Budget
 from experiments._fit import Fit
-from experiments._kinds import Kind, Kinds
+from experiments._kinds import Kind, Kinds, chance, what_gain_is
 from experiments._model import network
 from experiments._problem import Problem
 from experiments._recipe import Learner
@@ -146,10 +146,7 @@ class Field(Kinds):
         rates = self._rates([named[name] for name in students])
         more = [*self._budgets(), *chance(len(pairs))]
         if "gain" in columns:
-            more.append(
-                f"gain: by how much a row is better than {baseline!r}, same seed, "
-                "± half its 95 % interval."
-            )
+            more.append(what_gain_is(baseline))
         return report.Result(
             self._title(question),
             rows,
@@ -166,11 +163,3 @@ class Field(Kinds):
             f"Students: {config.steps:,} steps of {config.batch_size}; the teacher: "
             f"{config.teacher_steps:,} at a rate of {config.teacher_learning_rate:g}."
         ]
-
-
-def chance(count: int) -> list[str]:
-    """Say how many of so many intervals miss 0 where there is nothing."""
-    if count < 2:
-        return []
-    missed = f"about {0.05 * count:.1f} miss 0 by chance alone"
-    return [f"Of {count} intervals of 95 % {missed}."]

@@ -175,11 +175,9 @@ class Kinds:
         first, students = rows[: len(self.references)], rows[len(self.references) :]
         if best_first:
             students.sort(key=lambda row: -row.values("accuracy").mean())
-        tried = len(students) - 1
         notes = (
-            f"gain: accuracy − {baseline}, same seed, in points ± half its 95 % "
-            f"interval. Of {tried} such intervals about {0.05 * tried:.1f} miss 0 by "
-            "chance alone.",
+            what_gain_is(baseline),
+            *chance(len(students) - 1),
             f"All students: {self.config.steps} steps of {self.config.batch_size}.",
             *self._rates(students),
             self._sizes(first, students, baseline),
@@ -239,3 +237,19 @@ class Kinds:
         seeds = len(self.config.seed_list)
         over = f"mean ± std over {seeds} seeds" if seeds > 1 else "1 seed"
         return f"{question}; test split, {over}"
+
+
+def what_gain_is(baseline: str) -> str:
+    """Say what the column of gains shows."""
+    return (
+        f"gain: by how much a row is better than {baseline!r}, same seed, ± half its "
+        "95 % interval."
+    )
+
+
+def chance(count: int) -> list[str]:
+    """Say how many of so many intervals miss 0 where there is nothing."""
+    if count < 2:
+        return []
+    missed = f"about {0.05 * count:.1f} miss 0 by chance alone"
+    return [f"Of {count} intervals of 95 % {missed}."]

@@ -15,9 +15,8 @@ from scipy import special
 
 from experiments import _policy
 from experiments._dqn import Learning
-from experiments._field import chance
 from experiments._games import EPISODES, SEEDS
-from experiments._kinds import Kinds
+from experiments._kinds import Kinds, chance
 from experiments._learned import learned
 from experiments._model import network
 from experiments._recipe import Learner

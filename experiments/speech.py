@@ -7,7 +7,7 @@ Here a GRU that reads both ways teaches spoken digits to a small one that reads 
 frame: by soft targets of frames (https://doi.org/10.1109/ICASSP.2018.8461995), of
 utterances, or of both. Nobody in the test was heard in training.
 
-python -m experiments.speech                   # 2 minutes on 2 cores; gets 12 MB once
+python -m experiments.speech                   # 1.5 minutes on 2 cores; gets 12 MB once
 python -m experiments.speech --archive FILE    # where the set's .tar.gz is there
 python -m experiments.speech --smoke           # seconds, made sounds
 """

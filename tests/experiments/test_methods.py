@@ -133,7 +133,7 @@ def test_the_comparison_is_one_table_and_one_picture(compared):
     assert means == sorted(means, reverse=True)
     text = result.text()
     assert max(map(len, text.splitlines())) <= 80
-    assert "gain: accuracy − student alone" in text
+    assert "gain: by how much a row is better than 'student alone'" in text
     picture = (directory / "comparison.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert "comparison.png" in (directory / "report.md").read_text()
