@@ -65,10 +65,7 @@ class Config(_field.Config):
         checks.fraction("config", dropout=self.dropout)
         distinct(students=self.students)
         for name in widths:
-            if (channels := getattr(self, name)) % self.heads:
-                raise ValueError(
-                    f"config: heads must divide {name} {channels}, got {self.heads}"
-                )
+            checks.heads("config", self.heads, **{name: getattr(self, name)})
         return super().checked()
 
     def load(self) -> data.TextTask:

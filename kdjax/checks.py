@@ -102,6 +102,15 @@ def positive(function: str, **values: Any) -> None:
             raise ValueError(f"{function}: {name} must be > 0, got {number}")
 
 
+def heads(function: str, number: int, **widths: int) -> None:
+    """Raise unless the number of heads divides every width."""
+    for name, width in widths.items():
+        if width % number:
+            raise ValueError(
+                f"{function}: heads must divide {name} {width}, got {number}"
+            )
+
+
 def integer(
     function: str, least: int, most: float = float("inf"), **values: Any
 ) -> None:

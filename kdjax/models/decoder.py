@@ -113,10 +113,7 @@ class Decoder(nn.Module):
         if self.hidden is not None:
             checks.positive("Decoder", hidden=self.hidden)
         checks.fraction("Decoder", dropout=self.dropout)
-        if self.width % self.heads:
-            raise ValueError(
-                f"Decoder: heads must divide width {self.width}, got {self.heads}"
-            )
+        checks.heads("Decoder", self.heads, width=self.width)
         super().__post_init__()
 
     def setup(self) -> None:

@@ -130,11 +130,7 @@ class SequentialRecommender(nn.Module):
             sizes["hidden"] = self.hidden
         checks.positive("SequentialRecommender", **sizes)
         checks.fraction("SequentialRecommender", dropout=self.dropout)
-        if self.width % self.heads:
-            raise ValueError(
-                f"SequentialRecommender: heads must divide width {self.width}, got "
-                f"{self.heads}"
-            )
+        checks.heads("SequentialRecommender", self.heads, width=self.width)
         super().__post_init__()
 
     def _check(self, inputs: Any) -> None:

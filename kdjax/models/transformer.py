@@ -137,10 +137,7 @@ class Transformer(Narrowable, nn.Module):
         if self.hidden is not None:
             checks.positive("Transformer", hidden=self.hidden)
         checks.fraction("Transformer", dropout=self.dropout)
-        if self.width % self.heads:
-            raise ValueError(
-                f"Transformer: heads must divide width {self.width}, got {self.heads}"
-            )
+        checks.heads("Transformer", self.heads, width=self.width)
         super().__post_init__()
 
     def _heads(self, block: int) -> int:

@@ -84,18 +84,6 @@ def test_padding_changes_nothing_and_learns_nothing(variables):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4), found, same)
 
 
-def test_dropout_works_in_training_only(variables):
-    model = MODEL.clone(dropout=0.5)
-    same = jnp.tile(TOKENS[:1], (2, 1))
-    still = jax.jit(model.apply)(variables, same)
-    np.testing.assert_array_equal(still.logits[0], still.logits[1])
-    apply_in_training = jax.jit(lambda v, x, keys: model.apply(v, x, True, rngs=keys))
-    moving = apply_in_training(variables, same, {"dropout": jax.random.key(1)})
-    assert not np.allclose(moving.logits[0], moving.logits[1])
-    embedded = moving.features["embedded"]  # taken before their dropout
-    np.testing.assert_array_equal(embedded[0], embedded[1])
-
-
 @pytest.mark.parametrize(
     ("changed", "match"),
     [
@@ -109,29 +97,3 @@ def test_dropout_works_in_training_only(variables):
 def test_wrong_arguments_are_refused_at_construction(changed, match):
     with pytest.raises(ValueError, match=match):
         models.TextCNN(**{**SIZES, **changed})
-
-
-@pytest.mark.parametrize(
-    ("inputs", "match"),
-    [
-        (jnp.ones((2, 3)), "TextCNN: inputs must be integer tokens, got float32"),
-        (jnp.ones((2,), int), r"\[batch, tokens\], got \[2\]"),
-    ],
-)
-def test_wrong_inputs_are_refused(inputs, match):
-    with pytest.raises(ValueError, match=match):
-        MODEL.init(jax.random.key(0), inputs)
-
-
-def test_batch_of_none_and_half_precision(variables):
-    half = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), variables)
-    for params, inputs, kind in (
-        (variables, TOKENS[:0], jnp.float32),
-        (half, TOKENS, jnp.bfloat16),
-        (variables, TOKENS[:, :1], jnp.float32),
-    ):
-        outputs = jax.eval_shape(MODEL.apply, params, inputs)
-        assert outputs.logits.shape == (len(inputs), 3)
-        assert outputs.features["pooled"].dtype == kind
-    outside = apply(variables, TOKENS + 9).logits
-    assert np.isnan(outside[0]).all()
