@@ -1,4 +1,4 @@
-"""The two ideas everything is made of: what a network says, and what a network is."""
+"""The ideas everything is made of: what a network says, what it is, what it reads."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -44,6 +44,34 @@ class Network:
 
     init: Callable[..., Variables]
     apply: Callable[..., tuple[Outputs, Variables]]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Padded:
+    """A batch that was filled up, so that every device gets as many rows.
+
+    `rows` takes the filling off again inside of a compiled function: what is computed
+    there is that of the batch as it was, and XLA masks what the devices hold beyond it.
+
+    Attributes:
+      arrays: the batch, leaves `[at least count, ...]`.
+      count: how many of the rows are examples.
+    """
+
+    arrays: Any
+    count: int = dataclasses.field(metadata={"static": True})
+
+
+def rows(batch: Any) -> Any:
+    """Return a batch without the rows that only fill it up.
+
+    >>> rows(Padded({"label": jnp.arange(4)}, count=3))["label"].shape
+    (3,)
+    """
+    if not isinstance(batch, Padded):
+        return batch
+    return jax.tree.map(lambda x: x[: batch.count], batch.arrays)
 
 
 def pick(batch: Batch, inputs: Select) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from kdjax.base import PyTree
 
@@ -94,9 +95,35 @@ def num_bytes(tree: PyTree) -> int:
     return sum(int(array.size * array.dtype.itemsize) for array in arrays)
 
 
+def cast(tree: PyTree, dtype: Any) -> PyTree:
+    """Return the tree with its floating-point leaves in another dtype.
+
+    >>> str(cast({"kernel": jnp.zeros(2), "count": jnp.arange(2)}, "bfloat16"))
+    "{'kernel': Array([0, 0], dtype=bfloat16), 'count': Array([0, 1], dtype=int32)}"
+    """
+
+    def one(leaf: Any) -> Any:
+        floating = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        return leaf.astype(dtype) if floating else leaf
+
+    return jax.tree.map(one, tree)
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Return the tree as NumPy arrays; random keys as their numbers.
+
+    Arrays that are spread over several processes are gathered, one leaf at a time:
+    every process has to call it, and gets the whole.
+    """
+    return jax.tree.map(_host, tree)
+
+
 def _host(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
+    if isinstance(leaf, jax.Array):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        if not leaf.is_fully_addressable and not leaf.is_fully_replicated:
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
     return np.asarray(leaf)
 
 

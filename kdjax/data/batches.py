@@ -9,10 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 from kdjax.base import Array, PyTree
-from kdjax.data import _checks
+from kdjax.data import _checks, _spread
 
 Transform = Callable[[Array, Any], Any]
 
@@ -37,7 +37,9 @@ class Batches:
       transform: pure `transform(key, batch) -> batch`, hashable, compiled; its key
         differs from step to step. None leaves the arrays as they are.
       sharding: how the batch axis is laid out over devices, such as
-        `NamedSharding(mesh, P("data"))`.
+        `NamedSharding(mesh, P("data"))`. The arrays then stay on the host, and each
+        process reads only the rows of its own devices. A batch that does not divide
+        evenly is filled up, a `base.Padded`; `train.make_step` leaves the filling out.
       device_bytes: arrays up to this size, together with those beside them, are put on
         the device once and gathered there; larger ones stay on the host and travel
         batch by batch.
@@ -84,10 +86,10 @@ class Batches:
         self.seed = seed
         self._views = views
         self._transform = transform
-        self._sharding = sharding
+        self._sharding = None if sharding is None else _spread.automatic(sharding)
         self._key = jax.random.fold_in(jax.random.key(seed), _STREAM)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves((arrays, beside)))
-        self._on_device = size <= device_bytes
+        self._on_device = size <= device_bytes and sharding is None
         # Copied to the device: device_put would keep looking at the caller's memory.
         place = jnp.array if self._on_device else np.asarray
         self._arrays = jax.tree.map(place, arrays)
@@ -103,10 +105,11 @@ class Batches:
 
     def __getitem__(self, step: int) -> Any:
         """Return batch `step`, leaves `[batch_size, ...]`."""
+        if self._sharding is not None:
+            return self._spread(step, 1, alone=True)
         arrays, rows, beside, view = self._source(step, 1)
         step_number, transform = np.uint32(step), self._transform
-        batch = _one(arrays, rows, self._key, step_number, transform, beside, view)
-        return self._laid_out(batch)
+        return _one(arrays, rows, self._key, step_number, transform, beside, view)
 
     def chunk(self, step: int, k: int) -> Any:
         """Return batches `step` to `step + k - 1`, leaves `[k, batch_size, ...]`.
@@ -116,12 +119,13 @@ class Batches:
         """
         if k < 1:
             raise ValueError(f"Batches.chunk: k must be >= 1, got {k}")
+        if self._sharding is not None:
+            return self._spread(step, k)
         arrays, rows, beside, view = self._source(step, k)
         shape, transform = (k, self.batch_size), self._transform
         rows, view = jax.tree.map(lambda x: x.reshape(shape), (rows, view))
         steps = np.arange(step, step + k, dtype=np.uint32)
-        made = _many(arrays, rows, self._key, steps, transform, beside, view)
-        return self._laid_out(made, 1)
+        return _many(arrays, rows, self._key, steps, transform, beside, view)
 
     def __iter__(self) -> Iterator[Any]:
         """Yield all batches from step 0 on, without end."""
@@ -161,15 +165,38 @@ class Batches:
         epochs = np.arange(start, stop) // self.num_examples
         return (epochs % self._views).astype(np.int32)
 
-    def _laid_out(self, batch: Any, leading: int = 0) -> Any:
-        if self._sharding is None:
-            return batch
-        spec = PartitionSpec(*[None] * leading, *self._sharding.spec)
-        return jax.device_put(batch, NamedSharding(self._sharding.mesh, spec))
+    def _spread(self, step: int, k: int, alone: bool = False) -> Any:
+        """Return batches whose rows lie on several devices."""
+        assert self._sharding is not None
+        shape = (k, self.batch_size)
+        rows = _spread.filled(self._rows(step, k).reshape(shape), self._sharding)
+        fields = jax.tree.map(lambda array: lambda *at: array[rows[at]], self._arrays)
+        view = self._view(step, k)
+        if view is not None:
+            views = _spread.filled(view.reshape(shape), self._sharding)
+            beside = {
+                name: lambda *at, a=array: a[views[at], rows[at]]
+                for name, array in self._beside.items()
+            }
+            own = {"index": lambda *at: rows[at], "view": lambda *at: views[at]}
+            fields = {**fields, **beside, **own}
+        steps = np.arange(step, step + k, dtype=np.uint32)
+        raw = _spread.laid_out(fields, rows.shape, self._sharding)
+        return _spread.finished(
+            raw,
+            *(self._key, steps[0] if alone else steps),
+            transform=self._transform,
+            count=self.batch_size,
+            sharding=self._sharding,
+        )
 
 
 def epoch(
-    arrays: PyTree, batch_size: int, transform: Transform | None = None
+    arrays: PyTree,
+    batch_size: int,
+    transform: Transform | None = None,
+    *,
+    sharding: NamedSharding | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Walk over a split once, in order, in batches of one shape; for evaluation.
 
@@ -178,8 +205,9 @@ def epoch(
 
     Args:
       arrays: a dict of arrays `[n, ...]`.
-      batch_size: rows in every batch.
+      batch_size: rows in every batch; with a sharding, the next number that divides.
       transform: as in `Batches`; its key is the same for every batch.
+      sharding: as in `Batches`.
 
     Returns:
       An iterator over `ceil(n / batch_size)` batches, each with `"mask"`, bool
@@ -195,22 +223,17 @@ def epoch(
     if "mask" in arrays:
         raise ValueError("epoch: the field 'mask' is epoch's own, got one in arrays")
     host = jax.tree.map(np.asarray, arrays)
+    if sharding is not None:
+        sharding = _spread.automatic(sharding)
+        return _spread.epoch(host, num_examples, batch_size, transform, sharding)
     rows, key = np.arange(batch_size, dtype=np.int32), jax.random.key(0)
 
     def batch(start: int) -> dict[str, Any]:
-        part = jax.tree.map(lambda array: _slice(array, start, batch_size), host)
+        part = jax.tree.map(lambda a: _spread.part(a, start, batch_size), host)
         made = _one(part, rows, key, np.uint32(0), transform)
         return {**made, "mask": jnp.asarray(start + rows < num_examples)}
 
     return map(batch, range(0, num_examples, batch_size))
-
-
-def _slice(array: np.ndarray, start: int, length: int) -> np.ndarray:
-    part = array[start : start + length]
-    missing = length - len(part)
-    return (
-        np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1)) if missing else part
-    )
 
 
 def _permutation(num_examples: int, seed: int, epoch_number: int) -> np.ndarray:

@@ -11,7 +11,9 @@ into the program as constants, and a donated state would delete them for the cal
 
 from kdjax.train.evaluation import make_eval
 from kdjax.train.loop import NonFiniteError, run, scan
+from kdjax.train.pmap import pmap_step
 from kdjax.train.sampling import on_policy
+from kdjax.train.sharding import Rule, Shardings, largest_axis, make_mesh, replicated
 from kdjax.train.state import TrainState, from_variables, init
 from kdjax.train.step import Metrics, Step, make_step
 from kdjax.train.sweep import init_sweep, make_sweep_step
@@ -19,15 +21,21 @@ from kdjax.train.sweep import init_sweep, make_sweep_step
 __all__ = [
     "Metrics",
     "NonFiniteError",
+    "Rule",
+    "Shardings",
     "Step",
     "TrainState",
     "from_variables",
     "init",
     "init_sweep",
+    "largest_axis",
     "make_eval",
+    "make_mesh",
     "make_step",
     "make_sweep_step",
     "on_policy",
+    "pmap_step",
+    "replicated",
     "run",
     "scan",
 ]

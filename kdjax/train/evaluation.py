@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdjax.base import Batch, Outputs, Select, Variables, pick
+from kdjax.train.sharding import Shardings
 
 Measure = Callable[[Outputs, Any, Batch], dict[str, Any]]
 Evaluate = Callable[..., dict[str, Any]]
@@ -18,6 +19,7 @@ def make_eval(
     measure: Measure,
     *,
     teacher_apply: Callable[..., Any] | None = None,
+    shardings: Shardings | None = None,
     inputs: Select = "image",
 ) -> Evaluate:
     """Return `evaluate(variables, batches, teacher_variables=None) -> {name: mean}`.
@@ -27,6 +29,8 @@ def make_eval(
       measure: `measure(outputs, teacher_outputs, batch) -> {name: [batch, ...]}`, such
         as `metrics.classification`: one row per example.
       teacher_apply: the teacher's, or None: `measure` then gets None.
+      shardings: over which devices it is spread; give it variables and batches that lie
+        so, as `data.epoch(sharding=)` makes them.
       inputs: the field of the batch that both networks read, or a function of it.
 
     Returns:
@@ -45,7 +49,10 @@ def make_eval(
         measured = measure(outputs, teacher, batch)
         rows = len(jax.tree.leaves(measured)[0])
         mask = batch.get("mask", jnp.ones(rows, bool))
-        return jax.tree.map(lambda values: _total(values, mask), measured), mask.sum()
+        totals = jax.tree.map(lambda values: _total(values, mask), measured), mask.sum()
+        if shardings is None:
+            return totals
+        return jax.lax.with_sharding_constraint(totals, shardings.everywhere)
 
     def evaluate(
         variables: Variables, batches: Iterable[Batch], teacher_variables: Any = None

@@ -13,6 +13,7 @@ from jax import Array
 
 from kdjax import objectives
 from kdjax.base import Batch, PyTree, Select, pick
+from kdjax.train.sharding import Shardings
 from kdjax.train.state import TrainState
 
 # Added to the key of a step: what a teacher draws is not what its student draws.
@@ -31,12 +32,14 @@ class Gradients(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """The pure functions that a step is composed of."""
+    """The pure functions that a step is composed of, and over what it is spread."""
 
     student_apply: Callable[..., Any]
     teacher_apply: Callable[..., Any] | None
     objective: objectives.Objective
     inputs: Select
+    shardings: Shardings | None = None
+    axis_name: str | None = None
 
     @functools.cached_property
     def hears(self) -> bool:
@@ -96,7 +99,9 @@ class Task:
         def loss(params: PyTree) -> Any:
             pairs, updated = self.terms(params, rest, key, state.step, taught, batch)
             means = {
-                name: objectives.mean(total, counts[name] if counts else count)
+                name: objectives.mean(
+                    total, counts[name] if counts else self._summed(count)
+                )
                 for name, (total, count) in pairs.items()
             }
             summed = [means[n] for n, pair in pairs.items() if objectives.in_loss(pair)]
@@ -105,7 +110,16 @@ class Task:
         (total, (means, updated)), gradient = jax.value_and_grad(loss, has_aux=True)(
             state.params
         )
+        if self.axis_name is not None:
+            updated = jax.lax.pmean(updated, self.axis_name)
+        gradient, total, means = self._summed((gradient, total, means))
         return Gradients(gradient, total, means, updated)
+
+    def _summed(self, values: PyTree) -> PyTree:
+        """Sum over the devices of a mapped axis: each has counted its own rows."""
+        if self.axis_name is None:
+            return values
+        return jax.lax.psum(values, self.axis_name)
 
     def accumulated(
         self, state: TrainState, key: Array, teacher: Any, batch: Batch, parts: int
@@ -117,6 +131,8 @@ class Task:
         drops the networks from it.
         """
         parts_of_batch = _split(batch, parts)
+        if self.shardings:  # else each part would lie on a few of the devices
+            parts_of_batch = self.shardings.constrain_rows(parts_of_batch, 1)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(parts))
 
         def count(xs: Any) -> dict[str, Array]:
@@ -128,7 +144,7 @@ class Task:
             return {name: count for name, (_, count) in pairs.items()}
 
         counts = jax.lax.map(count, (keys, parts_of_batch))
-        counts = {name: count.sum() for name, count in counts.items()}
+        counts = {name: self._summed(count.sum()) for name, count in counts.items()}
 
         def add(sums: Gradients, xs: Any) -> Any:
             own_key, part = xs

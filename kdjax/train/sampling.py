@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from kdjax.base import Batch, Variables
+from kdjax.base import Batch, Variables, rows
 from kdjax.train.state import TrainState
 from kdjax.train.step import Metrics, Step
 
@@ -45,7 +45,7 @@ def on_policy(step: Step, sample: Sample) -> Step:
 
     def made(state: TrainState, batch: Batch) -> Batch:
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), _STREAM)
-        return jax.lax.stop_gradient(sample(state.variables, batch, key))
+        return jax.lax.stop_gradient(sample(state.variables, rows(batch), key))
 
     def pure(
         state: TrainState, teacher: Any, batch: Batch

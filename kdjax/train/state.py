@@ -10,6 +10,7 @@ from jax import Array
 
 from kdjax.base import Network, PyTree, Variables
 from kdjax.teachers import Past
+from kdjax.train.sharding import Shardings
 
 
 @jax.tree_util.register_dataclass
@@ -52,6 +53,7 @@ def init(
     inputs: Any,
     *,
     past: Past | None = None,
+    shardings: Shardings | None = None,
 ) -> TrainState:
     """Return the state before the first step of a new network.
 
@@ -61,13 +63,21 @@ def init(
       key: random key: one half initialises, the other becomes the state's.
       inputs: a batch of inputs; only its shapes and dtypes count.
       past: what to keep of the network's past, the same as the step's.
+      shardings: where it shall lie; no device then ever holds more than its part.
 
     Returns:
       A `TrainState` at step 0.
     """
-    init_key, state_key = jax.random.split(key)
-    variables = network.init(init_key, inputs)
-    return from_variables(variables, tx, state_key, past=past)
+
+    def start(key: Array) -> TrainState:
+        init_key, state_key = jax.random.split(key)
+        variables = network.init(init_key, inputs)
+        return from_variables(variables, tx, state_key, past=past)
+
+    if shardings is None:
+        return start(key)
+    where = shardings.of(jax.eval_shape(start, key))
+    return jax.jit(start, out_shardings=where)(key)
 
 
 def from_variables(

@@ -12,12 +12,14 @@ import optax
 from jax import Array
 
 from kdjax import objectives
-from kdjax.base import Batch, PyTree, Select
+from kdjax.base import Batch, PyTree, Select, rows
 from kdjax.teachers import Past
 from kdjax.train.gradients import Gradients, Task
+from kdjax.train.sharding import Shardings
 from kdjax.train.state import TrainState, check_past
 
 Metrics = dict[str, Array]
+Pure = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Step:
         that make a step not finite; compiled only when asked.
     """
 
-    pure: Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
+    pure: Pure
     blame: Callable[[TrainState, Any, Any], dict[str, str]]
 
     @functools.cached_property
@@ -118,6 +120,7 @@ def make_step(
     *,
     past: Past | None = None,
     accumulate: int = 1,
+    shardings: Shardings | None = None,
     inputs: Select = "image",
 ) -> Step:
     """Return the step that trains a student beside a frozen teacher.
@@ -138,6 +141,9 @@ def make_step(
         The update equals the whole batch's, masked means included, for networks and
         learned parts without batch statistics and dropout, objectives without
         relations between examples, and teachers of which none is dropped.
+      shardings: over which devices the step is spread, and how; give it a state, a
+        teacher and batches that lie so. It computes what one device would: relations
+        and batch statistics are those of the whole batch. None: the arguments say.
       inputs: the field of the batch that both networks read, or a function of it.
 
     Returns:
@@ -162,11 +168,27 @@ def make_step(
     if accumulate < 1:
         raise ValueError(f"make_step: accumulate must be at least 1, got {accumulate}")
     check_past("make_step", past)
-    task = Task(student_apply, teacher_apply, objective, inputs)
+    task = Task(student_apply, teacher_apply, objective, inputs, shardings)
+    pure = pure_step(task, tx, past, accumulate)
+
+    def blame(state: TrainState, teacher: Any, batch: Batch) -> dict[str, str]:
+        return reasons(task, state, _with_past(past, state, teacher), rows(batch))
+
+    return Step(pure, blame)
+
+
+def pure_step(
+    task: Task,
+    tx: optax.GradientTransformation,
+    past: Past | None = None,
+    accumulate: int = 1,
+) -> Pure:
+    """Return `pure(state, teacher, batch) -> (state, metrics)`, not compiled."""
 
     def pure(
         state: TrainState, teacher: Any, batch: Batch
     ) -> tuple[TrainState, Metrics]:
+        batch = rows(batch)
         key = jax.random.fold_in(state.key, state.step)
         teacher = _with_past(past, state, teacher)
         if accumulate == 1:
@@ -174,12 +196,19 @@ def make_step(
             found = task.gradients(state, state.rest, key, taught, batch)
         else:
             found = task.accumulated(state, key, teacher, batch, accumulate)
-        return advance(state, tx, found, past)
+        return in_place(task.shardings, *advance(state, tx, found, past))
 
-    def blame(state: TrainState, teacher: Any, batch: Batch) -> dict[str, str]:
-        return reasons(task, state, _with_past(past, state, teacher), batch)
+    return pure
 
-    return Step(pure, blame)
+
+def in_place(
+    shardings: Shardings | None, state: TrainState, metrics: Metrics
+) -> tuple[TrainState, Metrics]:
+    """Keep a state where it lies, and have its metrics on every device."""
+    if shardings is None:
+        return state, metrics
+    everywhere = jax.lax.with_sharding_constraint(metrics, shardings.everywhere)
+    return shardings.constrain(state), everywhere
 
 
 def _with_past(past: Past | None, state: TrainState, teacher: Any) -> Any:

@@ -10,10 +10,11 @@ import optax
 from jax import Array
 
 from kdjax import objectives, plans, trees
-from kdjax.base import Batch, Network, PyTree, Select
+from kdjax.base import Batch, Network, PyTree, Select, rows
 from kdjax.train.gradients import Task
+from kdjax.train.sharding import Shardings
 from kdjax.train.state import TrainState, init
-from kdjax.train.step import Metrics, Step, advance, reasons
+from kdjax.train.step import Metrics, Step, advance, in_place, reasons
 
 MakeTx = Callable[[Any], optax.GradientTransformation]
 
@@ -26,6 +27,7 @@ def make_sweep_step(
     settings: PyTree,
     *,
     plan: plans.Plan = "auto",
+    shardings: Shardings | None = None,
     inputs: Select = "image",
 ) -> Step:
     """Return the step that trains N students at once, which differ in numbers or seed.
@@ -48,6 +50,7 @@ def make_sweep_step(
         They are constants of the program: other settings compile it anew.
       plan: how the members are run, see `plans.over`; "auto" takes what is fast for
         these networks on this device. The results are the same.
+      shardings: as for `make_step`; the members are not spread, but their batch is.
       inputs: as for `make_step`.
 
     Returns:
@@ -94,6 +97,7 @@ def make_sweep_step(
         state: TrainState, teacher: Any, batch: Batch
     ) -> tuple[TrainState, Metrics]:
         _check_state(state, size)
+        batch = rows(batch)
         first, setting = jax.tree.map(lambda x: x[0], (state, settings))
         key = jax.random.fold_in(first.key, first.step)
         taught = task(setting).teach(teacher, batch, key)
@@ -105,11 +109,12 @@ def make_sweep_step(
             return advance(held, _of(make_tx, setting), found)
 
         state, metrics = plans.over(member, plan, training=True)((state, settings))
-        return state, _reported(metrics)
+        return in_place(shardings, state, _reported(metrics))
 
     def blame(state: TrainState, teacher: Any, batch: Batch) -> dict[str, str]:
         members = trees.unstack((state, settings))
-        found = (reasons(task(of), held, teacher, batch) for held, of in members)
+        whole = rows(batch)
+        found = (reasons(task(of), held, teacher, whole) for held, of in members)
         return _first_fault(found)
 
     return Step(pure, blame)
