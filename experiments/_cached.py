@@ -7,11 +7,12 @@ from typing import Any, Self
 
 from experiments import _config, _teacher
 from experiments._images import Images
+from experiments._lock import Lock
 from experiments._problem import Told
 from experiments._rows import with_costs
 from experiments._run import Run
 from experiments._students import Kind, Students
-from experiments._workdir import Lock, RunError, flat
+from experiments._workdir import RunError, flat
 from kdjax import checks, data, report
 from kdjax.objectives import Objective
 from kdjax.teachers import cache

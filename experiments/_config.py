@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import ClassVar, Literal, Self
 
 from experiments._model import Model
+from experiments._options import Options
 from experiments._recipe import Recipe
-from experiments._run import Options, RunOptions
+from experiments._run import RunOptions
 from kdjax import checks, data
 
 
@@ -41,6 +42,10 @@ class Budget:
     """How the rate falls: as a cosine to 0, or to a tenth at 5/8, 6/8, 7/8 of all."""
     weight_decay: float = 0.0
     """Weight decay of all networks."""
+    accumulate: int = 1
+    """Into how many parts a step cuts its batch, one in memory at a time."""
+    teacher_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What a frozen teacher's parameters are kept in beside students in training."""
     run: RunOptions = Options()
 
     def checked(self) -> Self:
@@ -49,8 +54,13 @@ class Budget:
         Raises:
           ValueError: for a number that cannot be.
         """
-        for name in ("steps", "batch_size"):
+        for name in ("steps", "batch_size", "accumulate"):
             checks.positive("config", **{name: getattr(self, name)})
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"config: accumulate must divide the batch_size of {self.batch_size}, "
+                f"got {self.accumulate}"
+            )
         for rate in self.learning_rates:
             checks.positive("config", learning_rates=rate)
         distinct(seeds=self.seed_list, rates=self.learning_rates)
@@ -72,6 +82,7 @@ class Budget:
             optimizer=self.optimizer,
             weight_decay=self.weight_decay,
             schedule=self.schedule,
+            accumulate=self.accumulate,
         )
 
 

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import optax
 
 from experiments import _problem
+from experiments._pace import Pace
 from experiments._problem import Arrays, Figures, Judge, Problem, Told
 from experiments._recipe import Learner, Recipe
 from experiments._workdir import Interrupted, Run
@@ -40,6 +40,7 @@ class Fit:
       judge: whom agreement is measured with, as the teacher; or None.
       examples: `examples(seed) -> arrays` to train on; None trains on the task's.
       keep_steps: whose checkpoints are kept.
+      teacher_dtype: what a frozen teacher's parameters are kept in.
 
     Attributes:
       exported: what is measured, and used in the end.
@@ -57,6 +58,7 @@ class Fit:
         judge: Judge | None = None,
         examples: Examples | None = None,
         keep_steps: Sequence[int] = (),
+        teacher_dtype: str = "float32",
     ) -> None:
         """Compile nothing yet."""
         self.run, self.task, self.recipe, self._learner = run, task, recipe, learner
@@ -64,6 +66,7 @@ class Fit:
         self.exported = learner.exported
         self.example = self.problem.example
         self._keep, self._examples = tuple(keep_steps), examples
+        self._teacher_dtype = teacher_dtype
         self._told = teacher if isinstance(teacher, Told) else None
         if self._told:
             teacher, objective = None, cache.taught(objective)
@@ -74,7 +77,6 @@ class Fit:
         step = self._make_step(teach.apply if teach else None, objective)
         self._step = train.scan(step, self._calls)
         self._judge = judge
-        self._init = jax.jit(self._initial, compiler_options=_quick_to_compile())
 
     def _make_step(self, teach: Any, objective: Any) -> train.Step:
         learner, tx = self._learner, self._transformation(0.0)
@@ -84,6 +86,8 @@ class Fit:
             objective,
             tx,
             past=learner.past,
+            accumulate=self.recipe.accumulate,
+            shardings=self.run.shardings,
             inputs=self.problem.inputs,
         )
         return train.on_policy(step, learner.sample) if learner.sample else step
@@ -105,13 +109,26 @@ class Fit:
         tx, past = self._transformation(learning_rate), self._learner.past
         return train.init(self._learner.network, tx, key, self.example, past=past)
 
+    @functools.cached_property
+    def _init(self) -> Any:
+        where = self.run.shardings
+        if where is not None:
+            where = where.of(self.abstract_state())
+        options = {"compiler_options": _quick_to_compile(), "out_shardings": where}
+        return jax.jit(self._initial, **options)
+
+    def abstract_state(self) -> train.TrainState:
+        """Return shapes and dtypes of what training changes."""
+        return jax.eval_shape(self._initial, jax.random.key(0), 0.0)
+
     def _start(self, seed: int, learning_rate: float) -> train.TrainState:
         start, key = self._learner.start, jax.random.key(seed)
         if start is None:
             return self._init(key, learning_rate)
         _, state_key = jax.random.split(key)  # the one that `train.init` takes
         tx, past = self._transformation(learning_rate), self._learner.past
-        return train.from_variables(start(seed), tx, state_key, past=past)
+        state = train.from_variables(start(seed), tx, state_key, past=past)
+        return self.run.shardings.place(state) if self.run.shardings else state
 
     def abstract(self) -> Variables:
         """Return shapes and dtypes of the variables."""
@@ -125,7 +142,9 @@ class Fit:
     def measure(self, variables: Variables, split: str) -> Figures:
         """Return what is measured over a split, such as accuracy and calibration."""
         exported = self.export(variables)
-        return self.problem.figures(self.exported, exported, split, self._judge)
+        return self.problem.figures(
+            self.exported, exported, split, self._judge, self.run.shardings
+        )
 
     def __call__(
         self, name: str, directory: Path, seed: int, learning_rate: float
@@ -135,14 +154,22 @@ class Fit:
         Raises:
           Interrupted: if the process was asked to stop; the state is saved.
         """
-        if self.run.stopping:
+        if self.run.asked_to_stop():
             raise Interrupted
-        state = self._start(seed, learning_rate)
-        taught_by = self._taught_by
-        teacher = taught_by(seed) if callable(taught_by) else taught_by
+        state, teacher = self._start(seed, learning_rate), self.frozen(seed)
         saving = checkpoint.Checkpoints(directory, best="score", keep_steps=self._keep)
         with self.run.finishing_steps(), saving as checkpoints:
-            return self._train(name, checkpoints, state, teacher, seed).variables
+            trained = self._train(name, checkpoints, state, teacher, seed).variables
+        return trees.to_host(trained) if self.run.shardings else trained
+
+    def frozen(self, seed: int) -> Any:
+        """Return the teacher's variables as a step takes them."""
+        taught_by, shardings = self._taught_by, self.run.shardings
+        teacher = taught_by(seed) if callable(taught_by) else taught_by
+        if teacher is not None and self._teacher_dtype != "float32":
+            params = trees.cast(teacher["params"], self._teacher_dtype)
+            teacher = {**teacher, "params": params}
+        return shardings.place_teacher(teacher) if shardings else teacher
 
     def _train(
         self,
@@ -158,7 +185,7 @@ class Fit:
         if done < total:
             run.log.rewind(name, done)
         run.advance(done, name)
-        saved = time.monotonic()
+        pace = Pace(run.options.checkpoint_seconds, done)
         steps = train.run(
             self._step,
             state,
@@ -172,11 +199,11 @@ class Fit:
             measured = done == total or done % self._interval == 0
             # where nothing was measured, the checkpoint is not the best
             score = self._log(name, done, state, seen) if measured else _UNSEEN
-            stop = run.stopping and done < total
-            late = time.monotonic() - saved >= run.options.checkpoint_seconds
+            stop = run.asked_to_stop() and done < total
+            late = pace.is_over(done)
             if done == total or done in self._keep or stop or late:
                 checkpoints.save(done, state, metrics={"score": score})
-                saved = time.monotonic()
+                pace.reset(done)
             if stop:
                 raise Interrupted
         return state
@@ -198,6 +225,7 @@ class Fit:
             self.recipe.batch_size,
             seed=seed,
             transform=transform,
+            sharding=self.run.shardings.batch if self.run.shardings else None,
             **stored,
         )
         steps = range(start, self.recipe.steps, self._calls)

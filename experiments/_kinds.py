@@ -12,7 +12,7 @@ from experiments._problem import Judge, Problem
 from experiments._recipe import Learner, Recipe
 from experiments._rows import forget, kept, place_of, tuned, with_costs
 from experiments._workdir import Run, RunError
-from kdjax import checkpoint, data, report, teachers, trees
+from kdjax import checkpoint, data, processes, report, teachers, trees
 from kdjax.base import Network, Variables
 from kdjax.objectives import Objective
 
@@ -42,7 +42,8 @@ class Kind:
             return teachers.from_checkpoints(place, steps)
         except (ValueError, checkpoint.CheckpointError) as error:
             forget(self.run, self.row.name)
-            shutil.rmtree(place, ignore_errors=True)  # else it would go on at the end
+            if processes.is_main():  # else it would go on at the end
+                shutil.rmtree(place, ignore_errors=True)
             again = f"the same command trains {self.row.name!r} again"
             raise RunError(f"{error}\nWhat is lost is made again: {again}.") from error
 
@@ -118,6 +119,7 @@ class Kinds:
             judge=self.judge,
             examples=examples,
             keep_steps=keep_steps,
+            teacher_dtype=config.teacher_dtype,
         )
         row = kept(self.run, name)
         if row:
@@ -153,7 +155,9 @@ class Kinds:
         self, network: Network, variables: Variables, seed: Any
     ) -> dict[str, Any]:
         """Return the figures of one network on the test split."""
-        figures = self.problem.figures(network, variables, "test", self.judge)
+        figures = self.problem.figures(
+            network, variables, "test", self.judge, self.run.shardings
+        )
         return {"seed": seed, **figures, "sha256": trees.fingerprint(variables)}
 
     def result(self, question: str, better: str, than: str) -> report.Result:

@@ -15,8 +15,9 @@ import kdjax
 from experiments import _teacher
 from experiments._dqn import LOOKS, Learning
 from experiments._games import EPISODES, SEEDS
+from experiments._lock import Lock
 from experiments._rows import place_of
-from experiments._workdir import Lock, Run, digest
+from experiments._workdir import Run, digest
 from kdjax import checkpoint, trees
 from kdjax.base import Variables
 

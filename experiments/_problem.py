@@ -100,43 +100,61 @@ class Problem:
         variables: Variables,
         split: str,
         judge: Judge | None = None,
+        shardings: train.Shardings | None = None,
     ) -> Figures:
-        """Return what is measured of a network over a split."""
+        """Return what is measured of a network over a split, on all devices."""
         if self.tried is not None:
-            return self.tried(network, variables, split)
-        arrays = {**getattr(self, split), **self._answers(judge, split)}
+            return self.tried(network, trees.to_host(variables), split)
+        arrays = {**getattr(self, split), **self._answers(judge, split, shardings)}
         count = len(next(iter(arrays.values())))
-        batches = data.epoch(arrays, min(EVALUATION_BATCH, count), self.transform)
-        evaluate = _evaluation(network, self.measure, self.answer, self.inputs)
+        batches = data.epoch(
+            arrays,
+            min(EVALUATION_BATCH, count),
+            self.transform,
+            sharding=shardings.batch if shardings else None,
+        )
+        about = self.measure, self.answer, self.inputs, shardings
+        evaluate = _evaluation(network, *about)
+        variables = shardings.place(variables) if shardings else variables
         return self.finished(evaluate(variables, batches), count)
 
-    def _answers(self, judge: Judge | None, split: str) -> Arrays:
+    def _answers(
+        self, judge: Judge | None, split: str, shardings: train.Shardings | None
+    ) -> Arrays:
         """Return what a judge answers to all of a split, who is asked once."""
         if judge is None or self.answer is None:
             return {}
         known = self._judged.get(split)
         if known is None or known[0] is not judge:
-            answers = self._ask(judge, self.answer, split)
+            answers = self._ask(judge, self.answer, split, shardings)
             known = self._judged[split] = judge, {_JUDGED: answers}
         return known[1]
 
-    def _ask(self, judge: Judge, answer: Any, split: str) -> np.ndarray:
+    def _ask(self, judge: Judge, answer: Any, split: str, shardings: Any) -> np.ndarray:
         if isinstance(judge, Told):
             of_told = cache.taught(lambda _, teacher, __: answer(teacher))
             say = jax.jit(lambda batch: of_told(None, None, batch))
             return asked(judge.splits[split].view(0), say)
         network, variables = judge
+        if shardings:
+            variables = shardings.place_teacher(variables)
 
         @jax.jit
         def of_network(variables: Variables, batch: Batch) -> Any:
             return answer(network.apply(variables, pick(batch, self.inputs))[0])
 
-        arrays = getattr(self, split)
-        return asked(arrays, lambda x: of_network(variables, x), self.transform)
+        return asked(
+            getattr(self, split),
+            lambda x: of_network(variables, x),
+            self.transform,
+            shardings,
+        )
 
 
 @functools.cache
-def _evaluation(network: Network, measure: Any, answer: Any, inputs: Select) -> Any:
+def _evaluation(
+    network: Network, measure: Any, answer: Any, inputs: Select, shardings: Any
+) -> Any:
     """Return what measures a network, and how often it answers as the judge does."""
 
     def measured(outputs: Outputs, _: None, batch: Batch) -> dict[str, Any]:
@@ -146,7 +164,7 @@ def _evaluation(network: Network, measure: Any, answer: Any, inputs: Select) -> 
             found["agreement"] = same.reshape(len(same), -1).mean(1)
         return found
 
-    return train.make_eval(network.apply, measured, inputs=inputs)
+    return train.make_eval(network.apply, measured, inputs=inputs, shardings=shardings)
 
 
 def classification(outputs: Outputs, batch: Batch) -> dict[str, Any]:
@@ -165,18 +183,25 @@ def calibrated(means: dict[str, Any], _: int) -> Figures:
     return {**means, "calibration_error": metrics.calibration_error(gap)}
 
 
-def asked(arrays: Arrays, say: Callable[[Any], Any], transform: Any = None) -> Any:
+def asked(
+    arrays: Arrays,
+    say: Callable[[Any], Any],
+    transform: Any = None,
+    shardings: train.Shardings | None = None,
+) -> Any:
     """Return what is said of all examples, `[n, ...]`, asked batch by batch, once.
 
     Args:
       arrays: `[n, ...]` by name.
       say: `say(batch) -> pytree` of arrays `[batch, ...]`; some rows may be padding.
       transform: of a batch before it is asked about.
+      shardings: over which devices it is asked.
     """
     size, parts = min(EVALUATION_BATCH, len(next(iter(arrays.values())))), []
-    for batch in data.epoch(arrays, size, transform):
-        kept = np.asarray(batch["mask"])
-        parts.append(jax.tree.map(lambda x, k=kept: np.asarray(x)[k], say(batch)))
+    sharding = shardings.batch if shardings else None
+    for batch in data.epoch(arrays, size, transform, sharding=sharding):
+        kept, said = trees.to_host((batch["mask"], say(batch)))
+        parts.append(jax.tree.map(lambda x, k=kept: x[k], said))
     return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
 

@@ -23,6 +23,7 @@ class Recipe:
     optimizer: str = "adam"
     weight_decay: float = 0.0
     schedule: str = "cosine"
+    accumulate: int = 1
 
     def transformation(self, learning_rate: Any) -> optax.GradientTransformation:
         """Return the optimizer; its learning rate falls by the schedule.

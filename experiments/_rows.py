@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments._fit import Fit
 from experiments._workdir import Run
-from kdjax import metrics, report, trees
+from kdjax import metrics, processes, report, trees
 from kdjax.base import Network, Variables
 
 
@@ -68,23 +68,31 @@ def _keep(run: Run, row: report.Row) -> None:
     folder = run.directory / "rows"
     folder.mkdir(exist_ok=True)
     report.write_json(folder / f"{row.name}.json", dataclasses.asdict(row))
+    processes.together()  # what one has written, the others may read
 
 
 def forget(run: Run, name: str) -> None:
     """Drop a finished row, so that it is made again from what is left of it."""
-    (run.directory / "rows" / f"{name}.json").unlink(missing_ok=True)
+    if processes.is_main():
+        (run.directory / "rows" / f"{name}.json").unlink(missing_ok=True)
 
 
 def kept(run: Run, name: str) -> report.Row | None:
     """Return the row that an earlier start of this run finished, if it can be read."""
-    try:
-        text = (run.directory / "rows" / f"{name}.json").read_text()
-        return report.Row(**json.loads(text))
-    except FileNotFoundError:
-        return None
-    except (json.JSONDecodeError, TypeError):
-        run.say(f"The row {name!r} is damaged; making it again from its checkpoints.")
-        return None
+
+    def read() -> dict[str, Any] | None:
+        try:
+            text = (run.directory / "rows" / f"{name}.json").read_text()
+            return dataclasses.asdict(report.Row(**json.loads(text)))
+        except FileNotFoundError:
+            return None
+        except (json.JSONDecodeError, TypeError):
+            again = "making it again from its checkpoints."
+            run.say(f"The row {name!r} is damaged; {again}")
+            return None
+
+    found = processes.first(read)
+    return None if found is None else report.Row(**found)
 
 
 def with_costs(

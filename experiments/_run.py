@@ -21,8 +21,10 @@ import jax
 import tyro
 
 import kdjax
-from experiments._workdir import Interrupted, Options, Run
-from kdjax import checkpoint, data, train
+from experiments import _cluster
+from experiments._options import Options
+from experiments._workdir import Interrupted, Run
+from kdjax import checkpoint, data, processes, train
 from kdjax.teachers import cache
 
 _PACKAGES = [Path(file).resolve().parent for file in (kdjax.__file__, __file__)]
@@ -34,7 +36,7 @@ _MESSAGES = (
     checkpoint.CheckpointError,
     train.NonFiniteError,
 )
-RunOptions = tyro.conf.OmitArgPrefixes[Options]
+RunOptions = Annotated[Options, tyro.conf.arg(name="")]
 
 
 def choice(table: Mapping[str, Any]) -> Any:
@@ -48,7 +50,7 @@ def choice(table: Mapping[str, Any]) -> Any:
 
 
 def prepare_process(options: Options) -> None:
-    """Set allocator, compilation cache and log level, before JAX starts its devices."""
+    """Set up allocator, cache, logs and the job, before JAX starts its devices."""
     if options.allocator and platform.libc_ver()[0] == "glibc":
         # One arena, no mmap per buffer, nothing given back: XLA:CPU frees and takes the
         # same buffers at every step, and fresh pages cost more than the arithmetic.
@@ -64,6 +66,7 @@ def prepare_process(options: Options) -> None:
         # what orbax logs as an error in its threads is raised where it is waited for
         for name in ("absl", "asyncio"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+    _cluster.join(options)
 
 
 class _Signals:
@@ -82,6 +85,9 @@ class _Signals:
     def _ask(self, number: int, _: Any) -> None:
         insists = self.asked is not None
         self.asked = self.asked or number
+        if processes.several() and not insists:
+            os.write(2, b"\nStopping together with the others; once more: at once.\n")
+            return _cluster.ask_to_stop()
         Run.stopping = True
         if insists or not Run.stepping:
             raise KeyboardInterrupt  # lost where a destructor runs: hence `stopping`
@@ -104,7 +110,8 @@ def cli(main: Callable[[Any], Any], config: Any, smoke: Any) -> NoReturn:
     """Parse the command line, run the experiment and exit with its code.
 
     Exit codes: 0 done; 2 bad input, with one block that says what to do; 130 and 143
-    stopped by Ctrl-C and SIGTERM, with all that is done saved.
+    stopped by Ctrl-C and SIGTERM, with all that is done saved; 75 another process of
+    the job is gone. After 143 and 75 the same command goes on: a scheduler should.
 
     Args:
       main: `main(config)`.
@@ -124,24 +131,33 @@ def cli(main: Callable[[Any], Any], config: Any, smoke: Any) -> NoReturn:
         # a blank line keeps each example on its own
         description=re.sub(r"\n(python -m)", r"\n\n\1", module.__doc__ or ""),
     )
-    prepare_process(parsed.run)
     again = shlex.join(["python", "-m", f"experiments.{name}", *sys.argv[1:]])
     try:
+        prepare_process(parsed.run)
         main(parsed)
-    except (Interrupted, KeyboardInterrupt):
-        code = 128 + (signals.asked or signal.SIGINT)
+        processes.together()  # the first one may still be writing
+    except (Interrupted, KeyboardInterrupt) as stop:
+        together = processes.several() and isinstance(stop, Interrupted)
+        code = 128 + (signals.asked or (signal.SIGTERM if together else signal.SIGINT))
         saved = "What is done is saved; the same command goes on from there:"
         _leave(code, f"Stopped. {saved}\n  {again}")
+    except processes.ElsewhereError:
+        _leave(2, "")
     except Exception as error:
+        if _cluster.is_lost(error):
+            _cluster.give_up()
         if parsed.run.traceback or not _meant_for_the_user(error):
             raise
         _leave(2, f"{error}")
     signals.rest()
+    _cluster.leave(0)
     sys.exit(0)
 
 
 def _leave(code: int, text: str) -> NoReturn:
-    print(f"\n{text}", file=sys.stderr, flush=True)
+    if text and _cluster.is_first():
+        print(f"\n{text}", file=sys.stderr, flush=True)
+    _cluster.leave(code)
     sys.exit(code)
 
 

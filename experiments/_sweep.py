@@ -61,15 +61,25 @@ class Sweep(Fit):
         learner = alone(config.student, task.num_classes)
         recipe = config.recipe(config.steps)
         super().__init__(
-            run, task, learner, make_objective, recipe, teacher=teacher.frozen
+            *(run, task, learner, make_objective, recipe),
+            teacher=teacher.frozen,
+            teacher_dtype=config.teacher_dtype,
         )
         teach, self._teacher = teacher.frozen
-        self._evaluate = _evaluation(self.exported, teach, config.plan)
+        if run.shardings:
+            self._teacher = run.shardings.place_teacher(self._teacher)
+        self._evaluate = _evaluation(self.exported, teach, config.plan, run.shardings)
 
     def _make_step(self, teach: Any, objective: Any) -> train.Step:
         apply, settings = self._learner.network.apply, self._settings
         return train.make_sweep_step(
-            apply, teach, objective, self._make_tx, settings, plan=self._plan
+            apply,
+            teach,
+            objective,
+            self._make_tx,
+            settings,
+            plan=self._plan,
+            shardings=self.run.shardings,
         )
 
     def _make_tx(self, setting: Any) -> Any:
@@ -81,7 +91,7 @@ class Sweep(Fit):
         Raises:
           Interrupted: if the process was asked to stop; the state is saved.
         """
-        if self.run.stopping:
+        if self.run.asked_to_stop():
             raise _workdir.Interrupted
         seeds = [student["seed"] for student in self.students]
         state = train.init_sweep(
@@ -91,16 +101,24 @@ class Sweep(Fit):
             jnp.stack([jax.random.key(seed) for seed in seeds]),
             self.example,
         )
+        if self.run.shardings:
+            state = self.run.shardings.place(state)
         place = self.run.directory / "checkpoints" / "sweep"
         saving = checkpoint.Checkpoints(place, best="score")
         with self.run.finishing_steps(), saving as kept:
-            return self._train("sweep", kept, state, self._teacher, seeds[0])
+            done = self._train("sweep", kept, state, self.frozen(0), seeds[0])
+        return trees.to_host(done) if self.run.shardings else done
 
     def measure(self, variables: Variables, split: str) -> dict[str, Any]:
         """Return accuracy, calibration and so on over a split, `[students]` each."""
         arrays = getattr(self.task, split)
         size = min(EVALUATION_BATCH, len(arrays["label"]))
-        batches = data.epoch(arrays, size, data.pipeline(self.task))
+        shardings = self.run.shardings
+        batches = data.epoch(
+            *(arrays, size, data.pipeline(self.task)),
+            sharding=shardings.batch if shardings else None,
+        )
+        variables = shardings.place(variables) if shardings else variables
         measured = self._evaluate(variables, batches, self._teacher)
         gaps = measured.pop("calibration_gap")
         errors = [metrics.calibration_error(gap) for gap in gaps]
@@ -123,7 +141,9 @@ def label(student: Mapping[str, Any]) -> str:
     return ",".join(f"{name}={value:g}" for name, value in student.items())
 
 
-def _evaluation(student: Network, teacher: Network, plan: plans.Plan) -> Any:
+def _evaluation(
+    student: Network, teacher: Network, plan: plans.Plan, shardings: Any
+) -> Any:
     """Return what measures all students beside their teacher in one program."""
 
     def apply(variables: Variables, inputs: Any) -> tuple[Outputs, Variables]:
@@ -138,7 +158,9 @@ def _evaluation(student: Network, teacher: Network, plan: plans.Plan) -> Any:
 
         return jax.vmap(one, out_axes=1)(outputs)  # one row for each example
 
-    return train.make_eval(apply, measure, teacher_apply=teacher.apply)
+    return train.make_eval(
+        apply, measure, teacher_apply=teacher.apply, shardings=shardings
+    )
 
 
 def run(

@@ -13,11 +13,12 @@ import jax
 import kdjax
 from experiments._config import Config
 from experiments._fit import Fit
+from experiments._lock import Lock
 from experiments._model import Model
 from experiments._recipe import Recipe, alone
 from experiments._students import hard
-from experiments._workdir import Lock, Run, RunError, digest, flat
-from kdjax import checkpoint, data, report, trees
+from experiments._workdir import Run, RunError, digest, flat
+from kdjax import checkpoint, data, processes, report, trees
 from kdjax.base import Network, Variables
 
 
@@ -77,14 +78,16 @@ def kept(
     try:
         variables = _load(run, fit, folder, about)
         if variables is None:
-            run.say(_why_trained(folder, about, others))
+            if processes.is_main():
+                run.say(_why_trained(folder, about, others))
             report.write_json(folder / "about.json", about)
             variables = fit("teacher", folder / "training", seed, rate)
             checkpoint.save_variables(folder / "variables", variables, about)
         else:
             run.say(f"Teacher: reused from {folder} (same model, data and settings).")
             run.advance(recipe.steps)
-        shutil.rmtree(folder / "training", ignore_errors=True)
+        if processes.is_main():
+            shutil.rmtree(folder / "training", ignore_errors=True)
     finally:
         lock.release()
     return _measured(fit, variables, seed)
@@ -110,8 +113,8 @@ def load(run: Run, task: data.Task, folder: Path) -> Teacher:
     model = Model(**about["model"])
     fit = Fit(run, task, alone(model, task.num_classes), hard, Recipe(1, 1))
     lock = Lock(folder)
-    if os.access(folder, os.W_OK):  # else nobody can be training it
-        wait(run, lock)
+    if processes.first(lambda: os.access(folder, os.W_OK)):
+        wait(run, lock)  # else nobody can be training it
     place = folder / "variables"
     found = checkpoint.load_variables(place, fit.abstract(), say=run.say)
     lock.release()
@@ -169,12 +172,16 @@ def _about(fit: Fit, network: dict[str, Any], seed: int, rate: float) -> dict[st
 
 def wait(run: Run, lock: Lock) -> None:
     """Wait while another run trains or asks the same teacher."""
-    said = False
-    while not lock.take():
-        if not said:
-            run.say(f"Teacher: in use by {lock.owner()}; waiting for it.")
-            said = True
-        time.sleep(0.2)
+
+    def taken() -> None:
+        said = False
+        while not lock.take():
+            if not said:
+                run.say(f"Teacher: in use by {lock.owner()}; waiting for it.")
+                said = True
+            time.sleep(0.2)
+
+    processes.first(taken)
 
 
 def _load(run: Run, fit: Fit, folder: Path, about: dict[str, Any]) -> Variables | None:

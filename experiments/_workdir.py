@@ -2,11 +2,9 @@
 
 import contextlib
 import dataclasses
-import fcntl
+import functools
 import hashlib
 import json
-import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -14,35 +12,10 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from kdjax import report, trees
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """Where a run lies and how its process is set up: nothing that changes a result."""
-
-    workdir: Path | None = None
-    """Directory of the run; the same command goes on there. Default: runs/NAME."""
-    teacher_dir: Path | None = None
-    """Where teachers are kept. Default: teachers/ in --workdir, or in runs/."""
-    data_dir: Path | None = None
-    """Prepared TFDS data sets. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    smoke: bool = False
-    """On the command line: start from a size that ends in seconds."""
-    checkpoint_seconds: float = 20.0
-    """Least time between two checkpoints of a network; its end is saved anyway."""
-    max_skipped: int = 10
-    """Stop after this many steps in a row whose loss or gradient is not finite."""
-    progress: bool = True
-    """Show a progress bar (on a terminal)."""
-    allocator: bool = True
-    """Let glibc keep memory that XLA frees (Linux CPUs): large steps run faster."""
-    compilation_cache: bool = True
-    """Keep compiled programs in ~/.cache/kdjax/xla for the next run."""
-    log_level: str = "ERROR"
-    """Least severe messages shown of JAX and XLA: INFO, WARNING, ERROR."""
-    traceback: bool = False
-    """Show where an error arose, not only what it says."""
+from experiments import _cluster
+from experiments._lock import Lock
+from experiments._options import Options
+from kdjax import processes, report, train, trees
 
 
 class RunError(ValueError):
@@ -107,14 +80,23 @@ class Run:
             if self.options.workdir
             else runs / "teachers"
         )
-        self.manifest = self._check_manifest()
-        self.log = report.MetricLog(self.directory)
-        self.console = Console(soft_wrap=True, highlight=False)
+        self.manifest = processes.first(self._check_manifest)
+        self.log = report.MetricLog(self.directory, active=processes.is_main())
+        quiet = not processes.is_main()
+        self.console = Console(soft_wrap=True, highlight=False, quiet=quiet)
         self._bar: Progress | None = None
         self._lock: Lock | None = None
 
     def __enter__(self) -> Self:
         """Lock the directory and write the manifest."""
+        self.manifest = processes.first(self._taken)
+        self.manifest["starts"].append(report.about_this_process())
+        self._compare_starts()
+        report.write_json(self.directory / "manifest.json", self.manifest)
+        return self
+
+    def _taken(self) -> dict[str, Any]:
+        """Take the directory for this process, and return its manifest."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(self.directory)
         if not self._lock.take():
@@ -122,11 +104,12 @@ class Run:
                 f"{self.directory} is in use by {self._lock.owner()}. "
                 "Wait for it, or give this run its own --workdir."
             )
-        self.manifest = self._check_manifest()
-        self.manifest["starts"].append(report.about_this_process())
-        self._compare_starts()
-        report.write_json(self.directory / "manifest.json", self.manifest)
-        return self
+        return self._check_manifest()
+
+    @functools.cached_property
+    def shardings(self) -> train.Shardings | None:
+        """Where the arrays of a training lie; None for a single device."""
+        return self.options.mesh.shardings()
 
     def __exit__(self, *_: object) -> None:
         """Close the log and unlock."""
@@ -181,8 +164,17 @@ class Run:
 
     def advance(self, steps: int, text: str | None = None) -> None:
         """Move the progress bar; `text` says what is going on. Stop if asked to."""
-        if Run.stopping and not Run.stepping:
+        if not Run.stepping and self.asked_to_stop():
             raise Interrupted
+        self.show(steps, text)
+
+    def asked_to_stop(self) -> bool:
+        """Whether to stop; all processes of a job are told at the same call."""
+        Run.stopping = Run.stopping or _cluster.asked_to_stop()
+        return Run.stopping
+
+    def show(self, steps: int = 0, text: str | None = None) -> None:
+        """Move the progress bar, and no more."""
         if self._bar is not None:
             task = self._bar.task_ids[0]
             self._bar.update(task, advance=steps, description=text)
@@ -191,6 +183,8 @@ class Run:
         """Write the results in every form and print the table."""
         if self._bar is not None:
             self._bar.stop()
+        if not processes.is_main():
+            return result
         directory = self.directory
         names = self._draw(result)
         pictures = "\n".join(f"![{name}]({name}.png)" for name in names)
@@ -265,36 +259,3 @@ class Run:
                 "flags to go on with it."
             )
         return manifest
-
-
-class Lock:
-    """A lock on a directory that goes when its process does, however it ends."""
-
-    def __init__(self, directory: Path) -> None:
-        """Say which directory."""
-        self._path = directory / ".lock"
-        self._file: Any = None
-
-    def take(self) -> bool:
-        """Try to take it; return whether it is ours now."""
-        file = self._path.open("a+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return False
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        self._file = file
-        return True
-
-    def owner(self) -> str:
-        """Return who has it."""
-        return self._path.read_text() or "unknown"
-
-    def release(self) -> None:
-        """Let it go."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from kdjax import trees
+from kdjax import processes, trees
 from kdjax.base import PyTree, Variables
+from kdjax.checkpoint import targets
 from kdjax.checkpoint.damage import checksum, quiet, verify_store
 
 
@@ -220,7 +221,10 @@ class Checkpoints:
                     + trees.differences(saved=saved, wanted=wanted)
                 )
             verify_store(self.directory / str(step) / "state")
-            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            if like is None:
+                found = self._manager.item_metadata(step)["state"].tree
+                like = targets.described(found, saved)
+            target = jax.tree.map(targets.target, like)
             args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
             state = self._manager.restore(step, args=args)["state"]
         if trees.fingerprint(state) != beside["sha256"]:
@@ -229,8 +233,10 @@ class Checkpoints:
 
     def _set_aside(self, step: int) -> None:
         aside = self.directory / f"unreadable-{step}"
-        shutil.rmtree(aside, ignore_errors=True)
-        (self.directory / str(step)).rename(aside)
+        if processes.is_main():
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.directory / str(step)).rename(aside)
+        processes.together()
         self._manager.reload()
 
     @contextlib.contextmanager
@@ -266,7 +272,7 @@ def load_variables(
     say: Callable[[str], None] | None = None,
 ) -> tuple[Variables, dict[str, Any]] | None:
     """Return what `save_variables` saved, or None if nothing readable is there."""
-    if not Path(directory).is_dir():
+    if not processes.first(Path(directory).is_dir):
         return None
     with Checkpoints(directory, keep=1) as checkpoints:
         found = checkpoints.restore(like, say=say)

@@ -28,6 +28,8 @@ What a network computes with can be something else than what is trained and save
 as quantized weights::
 
     student = networks.transformed(student, quantize.straight_through(method))
+
+What it keeps for the gradient can be less, too: `networks.remat(student)`.
 """
 
 from kdjax.networks._function import from_function as from_function
@@ -41,4 +43,5 @@ from kdjax.networks._nnx import from_nnx as from_nnx
 from kdjax.networks._parts import Part as Part
 from kdjax.networks._parts import shapes as shapes
 from kdjax.networks._parts import with_parts as with_parts
+from kdjax.networks._remat import remat as remat
 from kdjax.networks._transformed import transformed as transformed

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from kdjax.base import Network, Variables
 from kdjax.networks._capture import Keep, mode, named, network
+from kdjax.networks._remat import within
 
 
 def from_linen(module: nn.Module, capture: Sequence[str] = ()) -> Network:
@@ -50,6 +51,8 @@ def from_linen(module: nn.Module, capture: Sequence[str] = ()) -> Network:
     ) -> tuple[Any, dict[str, Any], Variables]:
         def asked(submodule: nn.Module, method: str) -> bool:
             path = "/".join(submodule.path)
+            if path == within.get(None):  # as a part that is called from outside, it is
+                return False
             return keep is not None and method == "__call__" and keep(path)
 
         given = {name: v for name, v in variables.items() if name != "intermediates"}

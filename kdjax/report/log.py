@@ -17,16 +17,20 @@ class MetricLog:
 
     Args:
       directory: the run's.
+      active: whether to write at all; of several processes only one should.
     """
 
-    def __init__(self, directory: str | Path) -> None:
+    def __init__(self, directory: str | Path, active: bool = True) -> None:
         """See the class."""
+        self._active = active
         self._directory = Path(directory)
         self.path = self._directory / "metrics.jsonl"
         self._events: tuple[str, Any] | None = None
 
     def write(self, network: str, step: int, values: Mapping[str, float]) -> None:
         """Add a line; it is on disk when this returns, its events soon after."""
+        if not self._active:
+            return
         line = json.dumps({"network": network, "step": step, **values})
         with self.path.open("a") as file:
             file.write(line + "\n")
@@ -49,6 +53,8 @@ class MetricLog:
 
         Its events are written anew from the lines: a killed process leaves fewer.
         """
+        if not self._active:
+            return
         kept = [x for x in self.read() if x["network"] != network or x["step"] <= step]
         if self.path.exists():
             temporary = self.path.with_suffix(".tmp")

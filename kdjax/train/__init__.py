@@ -17,6 +17,7 @@ from kdjax.train.sharding import Rule, Shardings, largest_axis, make_mesh, repli
 from kdjax.train.state import TrainState, from_variables, init
 from kdjax.train.step import Metrics, Step, make_step
 from kdjax.train.sweep import init_sweep, make_sweep_step
+from kdjax.train.throughput import Throughput
 
 __all__ = [
     "Metrics",
@@ -24,6 +25,7 @@ __all__ = [
     "Rule",
     "Shardings",
     "Step",
+    "Throughput",
     "TrainState",
     "from_variables",
     "init",

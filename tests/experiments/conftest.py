@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments import _run, _workdir
+from experiments import _options, _run, _workdir
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,6 +31,14 @@ def _compile_once(environment):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     yield
     jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_device():
+    """Train on one device, as a laptop does; what is simulated is for those who ask."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_options, "devices", lambda: jax.devices()[:1])
+        yield
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import _config, _run, response
-from experiments._workdir import Interrupted, Options, Run
+from experiments._options import Options
+from experiments._workdir import Interrupted, Run
 from kdjax import data, models, networks
 from tests.experiments.conftest import ROOT
 

@@ -20,7 +20,8 @@ from experiments import (
 )
 from experiments._fit import Fit
 from experiments._model import Model
-from experiments._workdir import Interrupted, Options, Run
+from experiments._options import Options
+from experiments._workdir import Interrupted, Run
 from kdjax import data, networks, objectives, teachers, trees
 from kdjax.base import Outputs
 

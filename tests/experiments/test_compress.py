@@ -14,7 +14,8 @@ import pytest
 from experiments import _compress, _frontier, compress, sensitivity
 from experiments._artifacts import ONNX, PROGRAM, WEIGHTS
 from experiments._model import Model
-from experiments._workdir import Options, RunError
+from experiments._options import Options
+from experiments._workdir import RunError
 from kdjax import compress as files
 from kdjax import data, export, networks
 from kdjax.compress import quantize

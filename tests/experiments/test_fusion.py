@@ -9,7 +9,7 @@ from scipy.special import log_softmax, softmax
 
 from experiments import _fusion, fusion
 from experiments._fusion import CASCADE, WAYS, Said, cheapest, chosen, most_accurate
-from experiments._workdir import Options
+from experiments._options import Options
 from kdjax import report, train
 
 SMALL = dataclasses.replace(

@@ -4,7 +4,7 @@ import dataclasses
 
 from experiments import images
 from experiments._model import Model
-from experiments._workdir import Options
+from experiments._options import Options
 from kdjax import data
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from experiments import _field, language_model
 from experiments import _language_model as lm
-from experiments._workdir import Options, Run
+from experiments._options import Options
+from experiments._workdir import Run
 from kdjax import models, networks
 
 TEXT = "the cat sat on the mat; the dog sat on the log. " * 120

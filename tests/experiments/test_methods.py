@@ -14,7 +14,8 @@ from experiments import _methods, compare, feature, relation
 from experiments._images import Images
 from experiments._methods import Method
 from experiments._model import Model
-from experiments._workdir import Options, Run
+from experiments._options import Options
+from experiments._workdir import Run
 from kdjax import networks, train
 from kdjax.base import Network
 

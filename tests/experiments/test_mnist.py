@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from experiments import _mnist, mnist
-from experiments._workdir import Options
+from experiments._options import Options
 from kdjax import data, networks
 from kdjax.teachers import cache
 

@@ -10,7 +10,8 @@ import pytest
 
 from experiments import _dqn, _games, _players, _policy, policy
 from experiments._model import network
-from experiments._workdir import Interrupted, Options, Run
+from experiments._options import Options
+from experiments._workdir import Interrupted, Run
 from kdjax import models, trees
 from kdjax.models.policy import ABSENT
 

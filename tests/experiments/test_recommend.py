@@ -9,7 +9,7 @@ import pytest
 from scipy.special import log_softmax
 
 from experiments import _recommend, recommend
-from experiments._workdir import Options
+from experiments._options import Options
 from kdjax import data, networks
 from kdjax.base import Outputs
 

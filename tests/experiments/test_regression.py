@@ -8,7 +8,7 @@ import pytest
 from sklearn.datasets import load_diabetes
 
 from experiments import _regression, regression
-from experiments._workdir import Options
+from experiments._options import Options
 from kdjax import networks
 from kdjax.base import Outputs
 

@@ -12,7 +12,8 @@ import pytest
 
 from experiments import _fit, response
 from experiments._model import Model
-from experiments._workdir import Interrupted, Options, Run, RunError
+from experiments._options import Options
+from experiments._workdir import Interrupted, Run, RunError
 
 SMALL = dataclasses.replace(
     response.SMOKE, seeds=(2,), steps=50, teacher_steps=50, learning_rates=(1e-3, 1e-2)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import _sweep, sweep
-from experiments._workdir import Interrupted, Options, Run
+from experiments._options import Options
+from experiments._workdir import Interrupted, Run
 from kdjax import report
 
 SMALL = dataclasses.replace(

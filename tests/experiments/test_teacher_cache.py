@@ -9,7 +9,8 @@ import pytest
 
 from experiments import _cached, _fit, _teacher, response
 from experiments._model import Model
-from experiments._workdir import Interrupted, Options, Run
+from experiments._options import Options
+from experiments._workdir import Interrupted, Run
 from kdjax.teachers import cache
 
 SMALL = dataclasses.replace(response.SMOKE, seeds=(1,), steps=50, teacher_steps=25)

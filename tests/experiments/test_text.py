@@ -15,8 +15,8 @@ from scipy.special import softmax
 from experiments import _text, text
 from experiments._field import Field
 from experiments._model import network
+from experiments._options import Options
 from experiments._text_data import grammar
-from experiments._workdir import Options
 from kdjax import objectives
 from kdjax.base import Outputs
 from tests.data.test_text import sentences

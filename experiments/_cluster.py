@@ -1,0 +1,162 @@
+"""The processes of a job: how they find each other, stop together, and miss one."""
+
+import ctypes
+import itertools
+import os
+import re
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from experiments._options import Options
+from kdjax import processes
+
+LOST = 75
+"""Exit code (EX_TEMPFAIL) of a process that misses another one: run it again."""
+_SHUTDOWN_SECONDS = 30
+_GONE = (
+    "Another process of this job is gone: killed, out of memory, or its machine lost. "
+    "What was saved holds; the same command goes on from there."
+)
+# What collectives, the coordination service and orbax's barriers say of a lost process.
+_LOST = re.compile(
+    r"gloo|nccl|coordination|heartbeat|barrier|connection (reset|closed|refused)|"
+    r"socket closed|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED",
+    re.IGNORECASE,
+)
+_syncs = itertools.count()
+_leaving: int | None = None
+
+
+def found(environment: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
+    """Return what `jax.distributed.initialize` is to be given; None for one process.
+
+    Where a scheduler tells the rest to JAX itself, that is nothing.
+
+    Raises:
+      ValueError: if the variables for starting by hand are not complete.
+    """
+    address = environment.get("JAX_COORDINATOR_ADDRESS")
+    if address:
+        return _by_hand(address, environment)
+    slurm = {"SLURM_JOB_ID", "SLURM_PROCID", "SLURM_STEP_NODELIST"} <= set(environment)
+    if slurm and int(environment.get("SLURM_NTASKS", 1)) > 1:
+        return {}
+    if int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+        return {}
+    pod = "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    return {} if pod or "MEGASCALE_COORDINATOR_ADDRESS" in environment else None
+
+
+def _by_hand(address: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    def number(*names: str) -> int:
+        for name in names:
+            if name in environment:
+                return int(environment[name])
+        raise ValueError(
+            f"JAX_COORDINATOR_ADDRESS is {address}, but {names[0]} is not set: every "
+            "process of a job needs JAX_COORDINATOR_ADDRESS (host:port of the first), "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID (0, 1, ...)"
+        )
+
+    return {
+        "coordinator_address": address,
+        "num_processes": number(
+            "JAX_NUM_PROCESSES", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"
+        ),
+        "process_id": number(
+            *("JAX_PROCESS_ID", "JOB_COMPLETION_INDEX"),
+            *("OMPI_COMM_WORLD_RANK", "SLURM_PROCID"),
+        ),
+        "cluster_detection_method": "deactivate",
+    }
+
+
+def is_first(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process speaks for all, as far as can be told before they meet."""
+    names = ("JAX_PROCESS_ID", "JOB_COMPLETION_INDEX", "OMPI_COMM_WORLD_RANK")
+    ranks = [environment.get(name, "0") for name in (*names, "SLURM_PROCID")]
+    return all(rank == "0" for rank in ranks)
+
+
+def join(options: Options) -> None:
+    """Meet the other processes of the job, if it has any; before JAX has devices.
+
+    Raises:
+      ValueError: if they do not find each other.
+    """
+    arguments = None if options.distributed is False else found()
+    if arguments is None and not options.distributed:
+        return
+    _speak_when_aborted()
+    try:
+        jax.distributed.initialize(
+            **(arguments or {}),
+            heartbeat_timeout_seconds=options.heartbeat_seconds,
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            "--distributed: the processes of this job did not find each other "
+            f"({str(error).splitlines()[0]}). Start them with srun, mpirun or a file "
+            "of jobs/, or set JAX_COORDINATOR_ADDRESS (host:port of the first), "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID (0, 1, ...) for each of them."
+        ) from error
+
+
+def _speak_when_aborted() -> None:
+    """Say what happened where XLA aborts the process because another one is gone.
+
+    It does so from a thread of its own, while Python may be waiting for a device, so
+    that a handler of the signal module would never run.
+    """
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_aborted)
+    libc = ctypes.CDLL(None)
+    libc.signal(signal.SIGABRT, handler)
+    _kept_alive.append(handler)
+
+
+_kept_alive: list[Any] = []
+
+
+def _aborted(_: int) -> None:
+    if _leaving is None:
+        os.write(2, f"\n{_GONE}\n".encode())
+    os._exit(LOST if _leaving is None else _leaving)
+
+
+def asked_to_stop() -> bool:
+    """Whether some process got SIGTERM; all learn of it at the same call.
+
+    All processes have to call it equally often.
+    """
+    if not jax.distributed.is_initialized():
+        return False
+    return multihost_utils.reached_preemption_sync_point(next(_syncs))
+
+
+def ask_to_stop() -> None:
+    """Ask all processes to stop together, as a scheduler would."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error says that another process is gone."""
+    return processes.several() and bool(_LOST.search(f"{type(error)} {error}"))
+
+
+def give_up() -> None:
+    """Leave at once: nobody is there any more to leave together with."""
+    os.write(2, f"\n{_GONE}\n".encode())
+    os._exit(LOST)
+
+
+def leave(code: int) -> None:
+    """Take leave of the other processes before this one exits with a code."""
+    global _leaving
+    _leaving = code
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
