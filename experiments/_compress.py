@@ -99,7 +99,7 @@ class Compression(Students):
         kind = self.train(name, objective, learner=learner, teacher=teacher)
         return self.keep(
             *(name, family, module or source.module, kind.variables),
-            settings={key: kind.row.settings[key] for key in _CHOSEN},
+            settings={key: kind.row.settings.get(key) for key in _CHOSEN},
             teacher=said,
         )
 

@@ -10,12 +10,13 @@ import jax
 import numpy as np
 import optax
 
-from experiments import _problem
+from experiments import _plan, _problem
 from experiments._pace import Pace
 from experiments._problem import Arrays, Figures, Judge, Problem, Told
 from experiments._recipe import Learner, Recipe
+from experiments._speed import Speed
 from experiments._workdir import Interrupted, Run
-from kdjax import checkpoint, data, train, trees
+from kdjax import checkpoint, data, networks, train, trees
 from kdjax.base import Network, Variables
 from kdjax.objectives import Objective
 from kdjax.teachers import cache
@@ -44,6 +45,8 @@ class Fit:
 
     Attributes:
       exported: what is measured, and used in the end.
+      steps: some training steps in one compiled call.
+      calls: how many.
     """
 
     def __init__(
@@ -70,18 +73,22 @@ class Fit:
         self._told = teacher if isinstance(teacher, Told) else None
         if self._told:
             teacher, objective = None, cache.taught(objective)
-        teach, self._taught_by = teacher or (None, None)
-        self._calls = _largest_divisor(
+        self._teach, self._taught_by = teacher or (None, None)
+        self.calls = _largest_divisor(
             math.gcd(recipe.steps, *self._keep), learner.steps_per_call
         )
-        step = self._make_step(teach.apply if teach else None, objective)
-        self._step = train.scan(step, self._calls)
+        apply = self._teach.apply if self._teach else None
+        step = self._make_step(apply, objective)
+        self.steps = train.scan(step, self.calls)
         self._judge = judge
 
     def _make_step(self, teach: Any, objective: Any) -> train.Step:
         learner, tx = self._learner, self._transformation(0.0)
+        network = learner.network
+        if self.run.options.remat:
+            network = networks.remat(network)
         step = train.make_step(
-            learner.network.apply,
+            network.apply,
             teach,
             objective,
             tx,
@@ -166,10 +173,15 @@ class Fit:
         """Return the teacher's variables as a step takes them."""
         taught_by, shardings = self._taught_by, self.run.shardings
         teacher = taught_by(seed) if callable(taught_by) else taught_by
-        if teacher is not None and self._teacher_dtype != "float32":
-            params = trees.cast(teacher["params"], self._teacher_dtype)
-            teacher = {**teacher, "params": params}
+        teacher = self._kept(teacher)
         return shardings.place_teacher(teacher) if shardings else teacher
+
+    def _kept(self, teacher: Any) -> Any:
+        """Return a teacher's variables in the dtype that they are kept in."""
+        if teacher is None or self._teacher_dtype == "float32":
+            return teacher
+        params = trees.cast(teacher["params"], self._teacher_dtype)
+        return {**teacher, "params": params}
 
     def _train(
         self,
@@ -180,41 +192,73 @@ class Fit:
         seed: int,
     ) -> train.TrainState:
         run, total = self.run, self.recipe.steps
-        found = checkpoints.restore(state, say=run.say)
-        state, done = (found.state, found.step) if found else (state, 0)
-        if done < total:
-            run.log.rewind(name, done)
-        run.advance(done, name)
+        state, done = self._resumed(name, checkpoints, state)
         pace = Pace(run.options.checkpoint_seconds, done)
         steps = train.run(
-            self._step,
+            self.steps,
             state,
             teacher,
-            self._chunks(seed, done),
+            self.chunks(seed, done),
             max_skipped=run.options.max_skipped,
         )
+        speed = self._speed(name)
         for state, seen in steps:
-            done += self._calls
-            run.advance(self._calls, name)
+            done += self.calls
+            run.advance(self.calls, name)
+            speed.see(done, seen, self.calls)
             measured = done == total or done % self._interval == 0
-            # where nothing was measured, the checkpoint is not the best
-            score = self._log(name, done, state, seen) if measured else _UNSEEN
             stop = run.asked_to_stop() and done < total
-            late = pace.is_over(done)
-            if done == total or done in self._keep or stop or late:
-                checkpoints.save(done, state, metrics={"score": score})
-                pace.reset(done)
+            due = pace.is_over(done) or done == total or done in self._keep or stop
+            if not measured and not due:
+                continue
+            with speed.pause():
+                # where nothing was measured, the checkpoint is not the best
+                score = self._log(name, done, state, seen) if measured else _UNSEEN
+                if due:
+                    checkpoints.save(done, state, metrics={"score": score})
+                    pace.reset(done)
             if stop:
                 raise Interrupted
         return state
 
+    def _resumed(
+        self, name: str, checkpoints: checkpoint.Checkpoints, state: train.TrainState
+    ) -> tuple[train.TrainState, int]:
+        """Return the state of the last checkpoint and its step, or the one given."""
+        found = checkpoints.restore(state, say=self.run.say)
+        state, done = (found.state, found.step) if found else (state, 0)
+        if done < self.recipe.steps:
+            self.run.log.rewind(name, done)
+        self.run.advance(done, name)
+        return state, done
+
+    def _speed(self, name: str) -> Speed:
+        return Speed(
+            self.run,
+            name,
+            every=self.run.options.log_every or self._interval,
+            examples=self.recipe.batch_size,
+            tokens=self.problem.tokens,
+            flops=functools.partial(_plan.flops, self),
+        )
+
+    def abstract_teacher(self) -> Any:
+        """Return shapes and dtypes of the teacher's variables beside the student."""
+        if callable(self._taught_by):  # known only when its student is trained
+            key = jax.random.key(0)
+            found = jax.eval_shape(self._teach.init, key, self.example)
+        else:
+            found = self._taught_by
+        return jax.eval_shape(self._kept, found)
+
     @functools.cached_property
     def _interval(self) -> int:
         """Steps between two looks at the validation split: about a tenth of all."""
-        calls = max(25, self.recipe.steps // 10) // self._calls
-        return max(1, calls) * self._calls
+        calls = max(25, self.recipe.steps // 10) // self.calls
+        return max(1, calls) * self.calls
 
-    def _chunks(self, seed: int, start: int) -> Any:
+    def chunks(self, seed: int, start: int) -> Any:
+        """Return the batches from a step on, as many at a time as one call takes."""
         transform = self.problem.in_training(self.recipe.augmentations)
         stored: dict[str, Any] = {}
         if self._told:
@@ -228,8 +272,8 @@ class Fit:
             sharding=self.run.shardings.batch if self.run.shardings else None,
             **stored,
         )
-        steps = range(start, self.recipe.steps, self._calls)
-        return (batches.chunk(step, self._calls) for step in steps)
+        steps = range(start, self.recipe.steps, self.calls)
+        return (batches.chunk(step, self.calls) for step in steps)
 
     def _log(self, name: str, step: int, state: Any, seen: train.Metrics) -> float:
         means = {key: float(np.mean(values)) for key, values in seen.items()}

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments import _problem
+from experiments import _plan, _problem
 from experiments._config import Budget
 from experiments._fit import Examples, Fit, TaughtBy
 from experiments._problem import Judge, Problem
@@ -35,6 +35,7 @@ class Kind:
         Raises:
           RunError: if its checkpoint is damaged; it is trained again next time.
         """
+        self.run.planned()
         steps = self.fit.recipe.steps if steps is None else steps
         rate = float(self.row.settings["learning_rate"])
         _, place = place_of(self.run, self.row.name, rate, seed)
@@ -121,6 +122,9 @@ class Kinds:
             keep_steps=keep_steps,
             teacher_dtype=config.teacher_dtype,
         )
+        if self.run.options.plan:
+            _plan.note(fit, name)
+            return Kind(self.run, fit, report.Row(name, [], {}, {}))
         row = kept(self.run, name)
         if row:
             done = len(config.learning_rates) * len(config.seed_list)
@@ -155,6 +159,8 @@ class Kinds:
         self, network: Network, variables: Variables, seed: Any
     ) -> dict[str, Any]:
         """Return the figures of one network on the test split."""
+        if self.run.options.plan:
+            return {"seed": seed}
         figures = self.problem.figures(
             network, variables, "test", self.judge, self.run.shardings
         )
@@ -199,6 +205,7 @@ class Kinds:
 
     def measured(self) -> list[report.Row]:
         """Return all rows with their costs, references first."""
+        self.run.planned()
         return with_costs([*self.references, *self._rows], self.example)
 
     def _rates(self, rows: Sequence[report.Row]) -> list[str]:

@@ -28,22 +28,32 @@ class Mesh:
     least: int = 2**14
     """Arrays with fewer elements are never cut."""
 
+    @property
+    def size(self) -> int:
+        """How many devices are asked for."""
+        return (self.data or 1) * self.model
+
     def shardings(self) -> train.Shardings | None:
         """Return where arrays lie; None where there is nothing but one device.
 
         Raises:
           ValueError: if there are not as many devices.
         """
-        mesh = train.make_mesh(self.data, self.model, devices=devices())
+        mesh = train.make_mesh(self.data, self.model, devices=devices(self.size))
         if mesh.size == 1 and not processes.several():
             return None
         cut_teacher = self.cut_teacher or self.cut
         return _shardings(mesh, self.cut, cut_teacher, self.least)
 
 
-def devices() -> list[jax.Device]:
-    """Return the devices that there are for training, of all processes."""
-    return jax.devices()
+def devices(planned: int = 1) -> list[jax.Device]:
+    """Return the devices that there are for training, of all processes.
+
+    For a plan they may be fewer than it asks for; then it is made with CPUs.
+    """
+    there = jax.devices()
+    simulated = jax.devices("cpu")
+    return there if len(there) >= planned else max(there, simulated, key=len)
 
 
 @functools.cache  # one object, so that programs compiled with it are found again
@@ -72,7 +82,7 @@ class Options:
     smoke: bool = False
     """On the command line: start from a size that ends in seconds."""
     plan: bool = False
-    """Only say what the first networks need of each device, and train nothing."""
+    """Train nothing: say what memory networks need of each device, simulated here."""
     mesh: Mesh = Mesh()
     distributed: bool | None = None
     """Whether this is one of several processes of a job. Default: if Slurm, Open MPI, a

@@ -59,6 +59,7 @@ class Problem:
       tried: `tried(network, variables, split) -> figures` where figures are no means
         over a split, such as returns in an environment; it takes the place of
         `measure`.
+      tokens: tokens of one example, where speed is told in them.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Problem:
     transform: Any = None
     augmented: Callable[[list[Any]], Any] | None = None
     tried: Callable[[Network, Variables, str], Figures] | None = None
+    tokens: int | None = None
     _judged: dict[str, tuple[Judge, Arrays]] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )

@@ -23,6 +23,7 @@ import tyro
 import kdjax
 from experiments import _cluster
 from experiments._options import Options
+from experiments._plan import Planned
 from experiments._workdir import Interrupted, Run
 from kdjax import checkpoint, data, processes, train
 from kdjax.teachers import cache
@@ -57,6 +58,8 @@ def prepare_process(options: Options) -> None:
         libc = ctypes.CDLL(None)
         for parameter, value in ((-8, 1), (-4, 0), (-1, -1)):
             libc.mallopt(parameter, value)
+    if options.plan and options.mesh.size > jax.config.jax_num_cpu_devices:
+        jax.config.update("jax_num_cpu_devices", options.mesh.size)
     if options.compilation_cache:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(cache / "kdjax" / "xla"))
@@ -83,7 +86,8 @@ class _Signals:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _ask(self, number: int, _: Any) -> None:
-        insists = self.asked is not None
+        # only a user does: schedulers may send SIGTERM twice at once
+        insists = self.asked is not None and number == signal.SIGINT
         self.asked = self.asked or number
         if processes.several() and not insists:
             os.write(2, b"\nStopping together with the others; once more: at once.\n")
@@ -141,6 +145,8 @@ def cli(main: Callable[[Any], Any], config: Any, smoke: Any) -> NoReturn:
         code = 128 + (signals.asked or (signal.SIGTERM if together else signal.SIGINT))
         saved = "What is done is saved; the same command goes on from there:"
         _leave(code, f"Stopped. {saved}\n  {again}")
+    except Planned as plan:
+        print(f"\n{plan}", flush=True)
     except processes.ElsewhereError:
         _leave(2, "")
     except Exception as error:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import _teacher, _workdir
+from experiments import _plan, _teacher, _workdir
 from experiments._config import Config
 from experiments._fit import Fit
 from experiments._problem import EVALUATION_BATCH
@@ -29,7 +29,7 @@ class Sweep(Fit):
 
     Args:
       run: the run they belong to.
-      config: its config; also with `plan`.
+      config: its config; also with `members`: how they run.
       task: the data.
       teacher: of all.
       make_objective: `make_objective(setting)` of one student.
@@ -57,7 +57,7 @@ class Sweep(Fit):
             for name in axes
             if name != "seed"
         }
-        self._plan = config.plan
+        self._plan = config.members
         learner = alone(config.student, task.num_classes)
         recipe = config.recipe(config.steps)
         super().__init__(
@@ -68,7 +68,9 @@ class Sweep(Fit):
         teach, self._teacher = teacher.frozen
         if run.shardings:
             self._teacher = run.shardings.place_teacher(self._teacher)
-        self._evaluate = _evaluation(self.exported, teach, config.plan, run.shardings)
+        self._evaluate = _evaluation(
+            self.exported, teach, config.members, run.shardings
+        )
 
     def _make_step(self, teach: Any, objective: Any) -> train.Step:
         apply, settings = self._learner.network.apply, self._settings
@@ -93,21 +95,32 @@ class Sweep(Fit):
         """
         if self.run.asked_to_stop():
             raise _workdir.Interrupted
-        seeds = [student["seed"] for student in self.students]
-        state = train.init_sweep(
-            self._learner.network,
-            self._make_tx,
-            self._settings,
-            jnp.stack([jax.random.key(seed) for seed in seeds]),
-            self.example,
-        )
+        if self.run.options.plan:
+            _plan.note(self, f"{len(self.students)} students")
+            self.run.planned()
+        state = self._start_all()
         if self.run.shardings:
             state = self.run.shardings.place(state)
         place = self.run.directory / "checkpoints" / "sweep"
         saving = checkpoint.Checkpoints(place, best="score")
         with self.run.finishing_steps(), saving as kept:
-            done = self._train("sweep", kept, state, self.frozen(0), seeds[0])
+            seed = self.students[0]["seed"]
+            done = self._train("sweep", kept, state, self.frozen(0), seed)
         return trees.to_host(done) if self.run.shardings else done
+
+    def _start_all(self) -> train.TrainState:
+        keys = [jax.random.key(student["seed"]) for student in self.students]
+        return train.init_sweep(
+            self._learner.network,
+            self._make_tx,
+            self._settings,
+            jnp.stack(keys),
+            self.example,
+        )
+
+    def abstract_state(self) -> train.TrainState:
+        """Return shapes and dtypes of what training changes."""
+        return jax.eval_shape(self._start_all)
 
     def measure(self, variables: Variables, split: str) -> dict[str, Any]:
         """Return accuracy, calibration and so on over a split, `[students]` each."""

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 import kdjax
+from experiments import _plan
 from experiments._config import Config
 from experiments._fit import Fit
 from experiments._lock import Lock
@@ -68,6 +70,9 @@ def kept(
       rate: the peak of its learning rate.
     """
     run, recipe = fit.run, fit.recipe
+    if run.options.plan:
+        _plan.note(fit, "teacher")
+        return _imagined(fit)
     about = _about(fit, network, seed, rate)
     kind = f"{fit.problem.name.replace('/', '-')}-{kind}"
     folder = run.teachers / f"{kind}-{digest(about)}"
@@ -206,6 +211,12 @@ def _why_trained(folder: Path, about: dict[str, Any], others: list[Path]) -> str
         f"Teacher: none of the {len(known)} saved ones matches, training it again. "
         f"The nearest differs in\n{nearest}"
     )
+
+
+def _imagined(fit: Fit) -> Teacher:
+    """Return a teacher for a plan, which asks for nothing but its shapes."""
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), fit.abstract())
+    return Teacher(fit, zeros, report.Row("teacher", [{"sha256": "none"}], {}))
 
 
 def _measured(fit: Fit, variables: Variables, seed: int) -> Teacher:

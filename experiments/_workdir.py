@@ -5,14 +5,17 @@ import dataclasses
 import functools
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments import _cluster
+from experiments import _cluster, _plan
 from experiments._lock import Lock
 from experiments._options import Options
 from kdjax import processes, report, train, trees
@@ -69,19 +72,21 @@ class Run:
     def __init__(self, experiment: str, config: Any) -> None:
         """See the class."""
         self.options: Options = config.run
+        self.needs: list[_plan.Need] = []
         self.experiment = experiment
         self.config = {"experiment": experiment, **identity(config)}
-        runs = Path("runs")
+        runs = Path(tempfile.mkdtemp()) if self.options.plan else Path("runs")
         dataset = self.config.get("dataset", "").replace("/", "-")
         name = f"{experiment}-{dataset}-{digest(self.config)}"
-        self.directory = self.options.workdir or runs / name
-        self.teachers = self.options.teacher_dir or (
-            self.options.workdir / "teachers"
-            if self.options.workdir
-            else runs / "teachers"
-        )
+        given = None if self.options.plan else self.options.workdir
+        self.directory = given or runs / name
+        kept = None if self.options.plan else self.options.teacher_dir
+        self.teachers = kept or (given or runs) / "teachers"
         self.manifest = processes.first(self._check_manifest)
         self.log = report.MetricLog(self.directory, active=processes.is_main())
+        self.speeds = report.MetricLog(
+            self.directory / "speed", active=processes.is_main()
+        )
         quiet = not processes.is_main()
         self.console = Console(soft_wrap=True, highlight=False, quiet=quiet)
         self._bar: Progress | None = None
@@ -111,13 +116,32 @@ class Run:
         """Where the arrays of a training lie; None for a single device."""
         return self.options.mesh.shardings()
 
+    @property
+    def devices(self) -> list[jax.Device]:
+        """The devices that a training is spread over."""
+        if self.shardings is None:
+            return jax.local_devices()[:1]
+        return list(self.shardings.mesh.devices.flat)
+
+    def planned(self) -> None:
+        """End a plan here, for what follows depends on what was trained.
+
+        Raises:
+          Planned: if this is one.
+        """
+        if self.options.plan:
+            raise _plan.Planned(self.needs)
+
     def __exit__(self, *_: object) -> None:
         """Close the log and unlock."""
         if self._bar is not None:
             self._bar.stop()
         self.log.close()
+        self.speeds.close()
         if self._lock is not None:
             self._lock.release()
+        if self.options.plan:
+            shutil.rmtree(self.directory.parent, ignore_errors=True)
 
     @contextlib.contextmanager
     def finishing_steps(self) -> Iterator[None]:

@@ -32,7 +32,7 @@ class Config(_config.Config):
     """One number: how many (0, 1, ...); several: which. All see the same batches."""
     learning_rates: tuple[float, ...] = (1e-2,)
     """Tried for each setting; the best on the validation split counts."""
-    plan: plans.Plan = "auto"
+    members: plans.Plan = "auto"
     """How the students are run: at once, in a loop, or unrolled; auto knows best."""
 
 

@@ -66,7 +66,7 @@ class Padded:
 def rows(batch: Any) -> Any:
     """Return a batch without the rows that only fill it up.
 
-    >>> rows(Padded({"label": jnp.arange(4)}, count=3))["label"].shape
+    >>> rows(Padded({"label": jax.numpy.arange(4)}, count=3))["label"].shape
     (3,)
     """
     if not isinstance(batch, Padded):

@@ -184,7 +184,21 @@ def flops(apply: Callable[..., Any], variables: Variables, inputs: Any) -> int:
     def forward(variables: Variables, inputs: Any) -> Any:
         return apply(variables, inputs)[0].logits
 
-    program = jax.make_jaxpr(forward)(variables, inputs)
+    return operations(forward, variables, inputs)
+
+
+def operations(function: Callable[..., Any], *arguments: Any) -> int:
+    """Return the floating-point operations of any function, counted as `flops` does.
+
+    Args:
+      function: such as a `train.Step`'s `pure`: then they are those of a step, with the
+        teacher's, on all devices together.
+      *arguments: arrays, or their shapes.
+
+    >>> operations(lambda x, y: x @ y, jnp.ones((2, 3)), jnp.ones((3, 4)))
+    48
+    """
+    program = jax.make_jaxpr(function)(*arguments)
     return _flops(program) + _flops_of_repeats(program.jaxpr)
 
 
@@ -205,67 +219,6 @@ def _flops_of_repeats(jaxpr: Any) -> int:
             inner = length * inner + (length - 1) * _flops(body)
         total += inner
     return total
-
-
-# Dense products in bf16, or in fp16 where there is no bf16 (V100, T4), in TFLOP/s.
-_PEAK_TFLOPS = {
-    # Of one TensorCore. Cloud TPU's documentation states those of a chip, which on v2,
-    # v3, v4, v5p and 7x has two cores; JAX shows each as a device, or both as one.
-    "TPU v2": 45 / 2,
-    "TPU v3": 123 / 2,
-    "TPU v4": 275 / 2,
-    "TPU v5 lite": 197,
-    "TPU v5e": 197,
-    "TPU v5": 459 / 2,
-    "TPU v5p": 459 / 2,
-    "TPU v6 lite": 918,
-    "TPU v6e": 918,
-    "TPU7x": 2307 / 2,
-    # NVIDIA's data sheets, most of which state twice as much, for sparse matrices; the
-    # H100 PCIe is in the white paper only.
-    "Tesla V100-SXM2-16GB": 125,
-    "Tesla V100-SXM2-32GB": 125,
-    "Tesla V100-PCIE-16GB": 112,
-    "Tesla V100-PCIE-32GB": 112,
-    "Tesla T4": 65,
-    "NVIDIA A10G": 70,
-    "NVIDIA A100-SXM4-40GB": 312,
-    "NVIDIA A100-SXM4-80GB": 312,
-    "NVIDIA A100-PCIE-40GB": 312,
-    "NVIDIA A100 80GB PCIe": 312,
-    "NVIDIA L4": 121,
-    "NVIDIA H100 80GB HBM3": 1979 / 2,
-    "NVIDIA H100 PCIe": 756,
-    "NVIDIA H100 NVL": 1671 / 2,
-    "NVIDIA H200": 1979 / 2,
-    "NVIDIA H200 NVL": 1671 / 2,
-    "NVIDIA B200": 4500 / 2,
-}
-
-
-def peak_flops(device: jax.Device | None = None) -> float | None:
-    """Return the dense matrix arithmetic that a device could do at most in a second.
-
-    In bf16, or fp16 where there is no bf16, without sparsity, as its vendor states it:
-    https://cloud.google.com/tpu/docs/system-architecture-tpu-vm and the pages of each
-    version behind it (2025), the data sheets at https://www.nvidia.com/en-us/data-center
-    (2017 to 2025), and "NVIDIA H100 Tensor Core GPU Architecture" (2022).
-
-    Args:
-      device: a JAX device, whose `device_kind` is looked up; None is the first one.
-
-    Returns:
-      Floating-point operations a second, a multiply-add as two, or None where the peak
-      is not known: a CPU, a part of a GPU (MIG), a model that is not listed. Names must
-      be equal, because one that only begins alike is another card: L4 and L40.
-
-    >>> peak_flops(jax.devices("cpu")[0]) is None
-    True
-    """
-    device = jax.devices()[0] if device is None else device
-    teraflops = _PEAK_TFLOPS.get(device.device_kind)
-    cores = getattr(device, "num_cores", 1) if device.platform == "tpu" else 1
-    return None if teraflops is None else cores * teraflops * 1e12
 
 
 def latency(

@@ -98,8 +98,8 @@ def num_bytes(tree: PyTree) -> int:
 def cast(tree: PyTree, dtype: Any) -> PyTree:
     """Return the tree with its floating-point leaves in another dtype.
 
-    >>> str(cast({"kernel": jnp.zeros(2), "count": jnp.arange(2)}, "bfloat16"))
-    "{'kernel': Array([0, 0], dtype=bfloat16), 'count': Array([0, 1], dtype=int32)}"
+    >>> describe(cast({"count": jnp.arange(2), "kernel": jnp.zeros(2)}, "bfloat16"))
+    {'count': 'int32[2]', 'kernel': 'bfloat16[2]'}
     """
 
     def one(leaf: Any) -> Any:

@@ -32,6 +32,7 @@ class MetricLog:
         if not self._active:
             return
         line = json.dumps({"network": network, "step": step, **values})
+        self._directory.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
             file.write(line + "\n")
         self._add_events(network, step, values)

@@ -17,7 +17,7 @@ from kdjax.train.sharding import Rule, Shardings, largest_axis, make_mesh, repli
 from kdjax.train.state import TrainState, from_variables, init
 from kdjax.train.step import Metrics, Step, make_step
 from kdjax.train.sweep import init_sweep, make_sweep_step
-from kdjax.train.throughput import Throughput
+from kdjax.train.throughput import Throughput, peak_flops
 
 __all__ = [
     "Metrics",
@@ -36,6 +36,7 @@ __all__ = [
     "make_step",
     "make_sweep_step",
     "on_policy",
+    "peak_flops",
     "pmap_step",
     "replicated",
     "run",

@@ -13,7 +13,7 @@ from kdjax import objectives
 from kdjax.base import Batch, Select
 from kdjax.train.gradients import Task
 from kdjax.train.state import TrainState
-from kdjax.train.step import Metrics, Step, pure_step
+from kdjax.train.step import Done, Step, pure_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +26,7 @@ class _Mapped(Step):
     def compiled(self) -> Any:
         return jax.pmap(self.pure, self.axis_name, donate_argnums=0)
 
-    def __call__(
-        self, state: TrainState, teacher_variables: Any, batch: Any
-    ) -> tuple[TrainState, Metrics]:
+    def __call__(self, state: TrainState, teacher_variables: Any, batch: Any) -> Done:
         state, metrics = self.compiled(state, teacher_variables, batch)
         return state, jax.tree.map(lambda x: x[0], metrics)
 
@@ -76,9 +74,7 @@ def pmap_step(
     task = Task(student_apply, teacher_apply, objective, inputs, axis_name=axis_name)
     whole = pure_step(task, tx)
 
-    def pure(
-        state: TrainState, teacher: Any, batch: Batch
-    ) -> tuple[TrainState, Metrics]:
+    def pure(state: TrainState, teacher: Any, batch: Batch) -> Done:
         # What is drawn for one device's rows is not drawn for another's.
         own = jax.random.fold_in(state.key, jax.lax.axis_index(axis_name))
         done, metrics = whole(dataclasses.replace(state, key=own), teacher, batch)

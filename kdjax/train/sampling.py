@@ -8,7 +8,7 @@ import jax
 
 from kdjax.base import Batch, Variables, rows
 from kdjax.train.state import TrainState
-from kdjax.train.step import Metrics, Step
+from kdjax.train.step import Done, Step
 
 Sample = Callable[[Variables, Batch, jax.Array], Batch]
 
@@ -47,9 +47,7 @@ def on_policy(step: Step, sample: Sample) -> Step:
         key = jax.random.fold_in(jax.random.fold_in(state.key, state.step), _STREAM)
         return jax.lax.stop_gradient(sample(state.variables, rows(batch), key))
 
-    def pure(
-        state: TrainState, teacher: Any, batch: Batch
-    ) -> tuple[TrainState, Metrics]:
+    def pure(state: TrainState, teacher: Any, batch: Batch) -> Done:
         return step.pure(state, teacher, made(state, batch))
 
     def blame(state: TrainState, teacher: Any, batch: Batch) -> dict[str, str]:

@@ -77,7 +77,7 @@ def largest_axis(mesh: Mesh, *names: str, least: int = 2**14) -> Rule:
 
     >>> rule = largest_axis(make_mesh(1), "model", least=100)
     >>> rule("params/Dense_0/kernel", (16, 64)), rule("params/Dense_0/bias", (64,))
-    (PartitionSpec(None, 'model'), PartitionSpec())
+    (P(None, 'model'), P())
     """
     parts = math.prod(mesh.shape[name] for name in names)
     axes = names[0] if len(names) == 1 else names

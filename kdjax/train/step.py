@@ -19,7 +19,8 @@ from kdjax.train.sharding import Shardings
 from kdjax.train.state import TrainState, check_past
 
 Metrics = dict[str, Array]
-Pure = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
+Done = tuple[TrainState, Metrics]
+Pure = Callable[[TrainState, Any, Any], Done]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +44,7 @@ class Step:
         """The jitted function, with `lower` and the rest of its interface."""
         return jax.jit(self.pure, donate_argnums=0)
 
-    def __call__(
-        self, state: TrainState, teacher_variables: Any, batch: Any
-    ) -> tuple[TrainState, Metrics]:
+    def __call__(self, state: TrainState, teacher_variables: Any, batch: Any) -> Done:
         """Do one step."""
         return self.compiled(state, teacher_variables, batch)
 
@@ -98,7 +97,7 @@ def advance(
     tx: optax.GradientTransformation,
     found: Gradients,
     past: Past | None = None,
-) -> tuple[TrainState, Metrics]:
+) -> Done:
     """Return the next state and what a step reports."""
     norm = optax.tree.norm(found.gradient)
     state = _advance(state, tx, found, norm, past)
@@ -185,9 +184,7 @@ def pure_step(
 ) -> Pure:
     """Return `pure(state, teacher, batch) -> (state, metrics)`, not compiled."""
 
-    def pure(
-        state: TrainState, teacher: Any, batch: Batch
-    ) -> tuple[TrainState, Metrics]:
+    def pure(state: TrainState, teacher: Any, batch: Batch) -> Done:
         batch = rows(batch)
         key = jax.random.fold_in(state.key, state.step)
         teacher = _with_past(past, state, teacher)
@@ -201,9 +198,7 @@ def pure_step(
     return pure
 
 
-def in_place(
-    shardings: Shardings | None, state: TrainState, metrics: Metrics
-) -> tuple[TrainState, Metrics]:
+def in_place(shardings: Shardings | None, state: TrainState, metrics: Metrics) -> Done:
     """Keep a state where it lies, and have its metrics on every device."""
     if shardings is None:
         return state, metrics

@@ -14,7 +14,7 @@ from kdjax.base import Batch, Network, PyTree, Select, rows
 from kdjax.train.gradients import Task
 from kdjax.train.sharding import Shardings
 from kdjax.train.state import TrainState, init
-from kdjax.train.step import Metrics, Step, advance, in_place, reasons
+from kdjax.train.step import Done, Metrics, Step, advance, in_place, reasons
 
 MakeTx = Callable[[Any], optax.GradientTransformation]
 
@@ -93,27 +93,24 @@ def make_sweep_step(
     def task(setting: Any) -> Task:
         return Task(student_apply, teacher_apply, _of(make_objective, setting), inputs)
 
-    def pure(
-        state: TrainState, teacher: Any, batch: Batch
-    ) -> tuple[TrainState, Metrics]:
+    def pure(state: TrainState, teacher: Any, batch: Batch) -> Done:
         _check_state(state, size)
         batch = rows(batch)
         first, setting = jax.tree.map(lambda x: x[0], (state, settings))
         key = jax.random.fold_in(first.key, first.step)
         taught = task(setting).teach(teacher, batch, key)
 
-        def member(given: tuple[TrainState, Any]) -> tuple[TrainState, Metrics]:
+        def member(given: tuple[TrainState, Any]) -> Done:
             held, setting = given
             key = jax.random.fold_in(held.key, held.step)
             found = task(setting).gradients(held, held.rest, key, taught, batch)
             return advance(held, _of(make_tx, setting), found)
 
-        state, metrics = plans.over(member, plan, training=True)((state, settings))
-        return in_place(shardings, state, _reported(metrics))
+        done, metrics = plans.over(member, plan, training=True)((state, settings))
+        return in_place(shardings, done, _reported(metrics))
 
     def blame(state: TrainState, teacher: Any, batch: Batch) -> dict[str, str]:
-        members = trees.unstack((state, settings))
-        whole = rows(batch)
+        members, whole = trees.unstack((state, settings)), rows(batch)
         found = (reasons(task(of), held, teacher, whole) for held, of in members)
         return _first_fault(found)
 

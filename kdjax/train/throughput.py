@@ -23,10 +23,10 @@ class Throughput:
       examples: examples of a step, in all processes together: the global batch.
       tokens: tokens of a step, likewise, or None.
       flops: floating-point operations of a step on all devices together, as
-        `metrics.flops` counts them for a forward pass; a gradient costs two more of the
-        student's. What rematerialisation computes again does not count. Or None.
+        `metrics.operations` counts them of `step.pure`; what rematerialisation computes
+        again should not count. Or None.
       peak: what all devices together could do in a second, the sum of
-        `metrics.peak_flops`; None where it is not known.
+        `peak_flops`; None where it is not known.
 
     Call:
       `meter(until, steps=1)` with an array that the step has computed, such as its loss
@@ -118,3 +118,64 @@ class Throughput:
         elif seen:
             self._start = now
         return now
+
+
+# Dense products in bf16, or in fp16 where there is no bf16 (V100, T4), in TFLOP/s.
+_PEAK_TFLOPS = {
+    # Of one TensorCore. Cloud TPU's documentation states those of a chip, which on v2,
+    # v3, v4, v5p and 7x has two cores; JAX shows each as a device, or both as one.
+    "TPU v2": 45 / 2,
+    "TPU v3": 123 / 2,
+    "TPU v4": 275 / 2,
+    "TPU v5 lite": 197,
+    "TPU v5e": 197,
+    "TPU v5": 459 / 2,
+    "TPU v5p": 459 / 2,
+    "TPU v6 lite": 918,
+    "TPU v6e": 918,
+    "TPU7x": 2307 / 2,
+    # NVIDIA's data sheets, most of which state twice as much, for sparse matrices; the
+    # H100 PCIe is in the white paper only.
+    "Tesla V100-SXM2-16GB": 125,
+    "Tesla V100-SXM2-32GB": 125,
+    "Tesla V100-PCIE-16GB": 112,
+    "Tesla V100-PCIE-32GB": 112,
+    "Tesla T4": 65,
+    "NVIDIA A10G": 70,
+    "NVIDIA A100-SXM4-40GB": 312,
+    "NVIDIA A100-SXM4-80GB": 312,
+    "NVIDIA A100-PCIE-40GB": 312,
+    "NVIDIA A100 80GB PCIe": 312,
+    "NVIDIA L4": 121,
+    "NVIDIA H100 80GB HBM3": 1979 / 2,
+    "NVIDIA H100 PCIe": 756,
+    "NVIDIA H100 NVL": 1671 / 2,
+    "NVIDIA H200": 1979 / 2,
+    "NVIDIA H200 NVL": 1671 / 2,
+    "NVIDIA B200": 4500 / 2,
+}
+
+
+def peak_flops(device: jax.Device | None = None) -> float | None:
+    """Return the dense matrix arithmetic that a device could do at most in a second.
+
+    In bf16, or fp16 where there is no bf16, without sparsity, as its vendor states it:
+    https://cloud.google.com/tpu/docs/system-architecture-tpu-vm and the pages of each
+    version behind it (2025), the data sheets at https://www.nvidia.com/en-us/data-center
+    (2017 to 2025), and "NVIDIA H100 Tensor Core GPU Architecture" (2022).
+
+    Args:
+      device: a JAX device, whose `device_kind` is looked up; None is the first one.
+
+    Returns:
+      Floating-point operations a second, a multiply-add as two, or None where the peak
+      is not known: a CPU, a part of a GPU (MIG), a model that is not listed. Names must
+      be equal, because one that only begins alike is another card: L4 and L40.
+
+    >>> peak_flops(jax.devices("cpu")[0]) is None
+    True
+    """
+    device = jax.devices()[0] if device is None else device
+    teraflops = _PEAK_TFLOPS.get(device.device_kind)
+    cores = getattr(device, "num_cores", 1) if device.platform == "tpu" else 1
+    return None if teraflops is None else cores * teraflops * 1e12

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-JOBS = Path(__file__).resolve().parents[2] / "jobs"
+ROOT = Path(__file__).resolve().parents[2]
+JOBS = ROOT / "jobs"
 TASKS = 2
 # seconds: for a command to answer, and for all jobs to end
 ANSWER, END = 15, 90
@@ -152,3 +153,25 @@ def test_usage(cluster, place):
     state, _, restarts = look(job)
     assert (state, restarts) == ("FAILED", 0)
     assert "usage: sbatch" in (place / f"{job}.log").read_text()
+
+
+def test_an_experiment_is_stopped_requeued_and_done(cluster, tmp_path):
+    run, end = tmp_path / "run", time.monotonic() + 3 * END
+    flags = ("--seeds", "1", "--steps", "1500", "--teacher-steps", "25")
+    often = ("--learning-rates", "0.01", "--checkpoint-seconds", "0.05")
+    cache = str(tmp_path / "cache")
+    own = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": cache, "JAX_NUM_CPU_DEVICES": "1"}
+    job = submit(tmp_path, "response", *flags, *often, "--workdir", str(run), **own)
+    try:
+        saved = run / "checkpoints" / "student-alone"
+        wait_until(lambda: [*saved.glob("*/[0-9]*")] or has_ended(job), end)
+        ask("scancel", "--signal=TERM", job)
+        wait_until(lambda: has_ended(job), end)
+        log = (tmp_path / f"{job}.log").read_text()
+        assert look(job) == ("COMPLETED", 0, 1), log
+    finally:
+        ask("scancel", job)
+    assert log.count("Stopped. What is done is saved") == 1
+    assert "exit code 143 after 0 restarts: asking to be requeued" in log
+    assert "Teacher: reused" in log
+    assert (run / "results.json").exists()

@@ -1,9 +1,12 @@
 """The meter of a loop, against a device and a clock that the tests move by hand."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
 
+from kdjax import train
 from kdjax.train import throughput
 from kdjax.train.throughput import Throughput
 
@@ -195,3 +198,44 @@ def test_a_real_loop():
     for speed in reported(speeds):
         assert speed["step_seconds"] > 0
         assert speed["examples_per_second"] == pytest.approx(32 / speed["step_seconds"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "cores", "teraflops"),
+    [
+        ("TPU v3", 1, 61.5),
+        ("TPU v4", 1, 137.5),
+        ("TPU v4", 2, 275),
+        ("TPU v5 lite", 1, 197),
+        ("TPU v5", 2, 459),
+        ("TPU v6 lite", 1, 918),
+        ("TPU7x", 1, 1153.5),
+    ],
+)
+def test_peak_flops_of_a_tpu_are_those_of_its_cores(kind, cores, teraflops):
+    device = SimpleNamespace(platform="tpu", device_kind=kind, num_cores=cores)
+    assert train.peak_flops(device) == pytest.approx(teraflops * 1e12)
+
+
+@pytest.mark.parametrize(
+    ("kind", "teraflops"),
+    [
+        ("Tesla V100-SXM2-16GB", 125),
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA H100 80GB HBM3", 989.5),  # half of what is stated with sparsity
+        ("NVIDIA H100 PCIe", 756),
+    ],
+)
+def test_peak_flops_of_a_gpu_are_those_of_its_kind(kind, teraflops):
+    device = SimpleNamespace(platform="gpu", device_kind=kind)
+    assert train.peak_flops(device) == pytest.approx(teraflops * 1e12)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "NVIDIA L40", "NVIDIA H100 80GB HBM3 MIG 1g"])
+def test_no_peak_is_guessed(kind):
+    device = SimpleNamespace(platform="gpu", device_kind=kind)
+    assert train.peak_flops(device) is None
+
+
+def test_peak_flops_are_those_of_the_first_device():
+    assert train.peak_flops() == train.peak_flops(jax.devices()[0])
