@@ -13,7 +13,7 @@ from experiments._rows import with_costs
 from experiments._run import Run
 from experiments._students import Kind, Students
 from experiments._workdir import RunError, flat
-from kdjax import checks, data, report
+from kdjax import checks, data, processes, report
 from kdjax.objectives import Objective
 from kdjax.teachers import cache
 
@@ -70,7 +70,7 @@ class Cached(Students):
     def __init__(self, run: Run, config: Config, task: data.Task, kinds: int) -> None:
         """Read the cache, or fill it first."""
         store = _Store(run, config, task)
-        found = store.read()
+        found = store.read() if processes.first(store.is_filled) else None
         trained = found is None and config.teacher_from is None
         super().__init__(
             run, config, task, kinds, config.teacher_steps if trained else 0
@@ -102,7 +102,10 @@ class Cached(Students):
 
 def images(run: Run, config: Config, task: data.Task, kinds: int) -> Images | Cached:
     """Return the task with its teacher or, with a cache, with what that said."""
-    room = Cached if config.teacher_cache else Images
+    cached = config.teacher_cache is not None
+    if run.options.plan and cached:  # a plan has no teacher to ask
+        cached = _Store(run, config, task).is_filled()
+    room = Cached if cached else Images
     return room(run, config, task, kinds)
 
 
@@ -138,6 +141,10 @@ class _Store:
             return None
         return row, Told(self._view, splits)
 
+    def is_filled(self) -> bool:
+        """Whether all is there; of several processes, one looks for all."""
+        return self.read() is not None
+
     def _read(self, split: str) -> cache.Cache | None:
         arrays, folder = getattr(self._task, split), self.place / split
         seen = cache.describe(arrays, **self._seen(split))
@@ -164,6 +171,22 @@ class _Store:
             self._run.say(f"{self.place}/teacher.json is damaged; making it again.")
             return None, None
 
+    def _ask(self, teacher: _teacher.Teacher, example: Any) -> None:
+        # of several processes one alone is here, so it must not stop with the others
+        say = self._run.advance if not processes.several() else self._run.show
+        for split in _SPLITS:
+            said = cache.write(
+                self.place / split,
+                *teacher.frozen,
+                getattr(self._task, split),
+                {**self._about, "split": split},
+                **self._seen(split),
+                say=lambda text: say(0, text),
+            )
+        [row] = with_costs([(teacher.row, teacher.fit.exported)], example)
+        saved = {"teacher": said.about["teacher"], "row": dataclasses.asdict(row)}
+        report.write_json(self.place / "teacher.json", saved)
+
     def fill(self, example: Any) -> None:
         """Get the teacher and write what it says, or go on with that."""
         self.place.mkdir(parents=True, exist_ok=True)
@@ -171,18 +194,7 @@ class _Store:
         _teacher.wait(self._run, lock)
         try:
             teacher = _teacher.of(self._run, self._config, self._task)
-            for split in _SPLITS:
-                said = cache.write(
-                    self.place / split,
-                    *teacher.frozen,
-                    getattr(self._task, split),
-                    {**self._about, "split": split},
-                    **self._seen(split),
-                    say=lambda text: self._run.advance(0, text),
-                )
-            [row] = with_costs([(teacher.row, teacher.fit.exported)], example)
-            saved = {"teacher": said.about["teacher"], "row": dataclasses.asdict(row)}
-            report.write_json(self.place / "teacher.json", saved)
+            processes.first(lambda: self._ask(teacher, example))
         finally:
             lock.release()
         self._run.say(f"Teacher: asked once; what it said is written to {self.place}.")

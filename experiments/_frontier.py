@@ -65,7 +65,7 @@ def _write_test(run: Run, task: data.Task) -> None:
     """Write the test split as networks see it, for the process that measures."""
     count = len(task.test["label"])
     [batch] = data.epoch(task.test, count, data.pipeline(task))
-    folder = run.directory / "models"
+    folder = run.files / "models"
     folder.mkdir(exist_ok=True)
     np.savez(folder / "test.npz", image=batch["image"], label=batch["label"])
 
@@ -76,7 +76,7 @@ def _measure_in_fresh_process(run: Run) -> None:
     Raises:
       RunError: if that process fails; with what it said.
     """
-    folder = run.directory / "models"
+    folder = run.files / "models"
     command = [sys.executable, "-m", "experiments._remeasure", str(folder)]
     # of its own session, so that Ctrl-C stops us first, and we stop it
     done = subprocess.run(
@@ -96,7 +96,7 @@ def _latencies(
     """
     folders = [one.folder(run, seed) for one in made]
     of = digest([json.loads((f / "files.json").read_text())["sha256"] for f in folders])
-    path = run.directory / "models" / "times.json"
+    path = run.files / "models" / "times.json"
     kept = read(path)
     if kept is None or kept.get("of") != of:
         kept = {"of": of, "times": _timed(run, made, seed, example)}

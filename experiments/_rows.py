@@ -65,9 +65,10 @@ def tuned(
 
 
 def _keep(run: Run, row: report.Row) -> None:
-    folder = run.directory / "rows"
-    folder.mkdir(exist_ok=True)
-    report.write_json(folder / f"{row.name}.json", dataclasses.asdict(row))
+    if processes.is_main():
+        folder = run.directory / "rows"
+        folder.mkdir(exist_ok=True)
+        report.write_json(folder / f"{row.name}.json", dataclasses.asdict(row))
     processes.together()  # what one has written, the others may read
 
 

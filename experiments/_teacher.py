@@ -85,7 +85,7 @@ def kept(
         if variables is None:
             if processes.is_main():
                 run.say(_why_trained(folder, about, others))
-            report.write_json(folder / "about.json", about)
+                report.write_json(folder / "about.json", about)
             variables = fit("teacher", folder / "training", seed, rate)
             checkpoint.save_variables(folder / "variables", variables, about)
         else:

@@ -15,7 +15,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments import _cluster, _plan
+from experiments import _cluster, _pictures, _plan
 from experiments._lock import Lock
 from experiments._options import Options
 from kdjax import processes, report, train, trees
@@ -73,6 +73,7 @@ class Run:
         """See the class."""
         self.options: Options = config.run
         self.needs: list[_plan.Need] = []
+        self._on_exit = contextlib.ExitStack()
         self.experiment = experiment
         self.config = {"experiment": experiment, **identity(config)}
         runs = Path(tempfile.mkdtemp()) if self.options.plan else Path("runs")
@@ -97,8 +98,12 @@ class Run:
         self.manifest = processes.first(self._taken)
         self.manifest["starts"].append(report.about_this_process())
         self._compare_starts()
-        report.write_json(self.directory / "manifest.json", self.manifest)
+        self._write_manifest()
         return self
+
+    def _write_manifest(self) -> None:
+        if processes.is_main():
+            report.write_json(self.directory / "manifest.json", self.manifest)
 
     def _taken(self) -> dict[str, Any]:
         """Take the directory for this process, and return its manifest."""
@@ -123,6 +128,18 @@ class Run:
             return jax.local_devices()[:1]
         return list(self.shardings.mesh.devices.flat)
 
+    @functools.cached_property
+    def files(self) -> Path:
+        """Where networks are written to files: the run's directory.
+
+        All processes of a job write theirs, and those of all but the first are dropped.
+        """
+        if processes.is_main():
+            return self.directory
+        place = tempfile.TemporaryDirectory()
+        self._on_exit.enter_context(place)
+        return Path(place.name)
+
     def planned(self) -> None:
         """End a plan here, for what follows depends on what was trained.
 
@@ -142,6 +159,7 @@ class Run:
             self._lock.release()
         if self.options.plan:
             shutil.rmtree(self.directory.parent, ignore_errors=True)
+        self._on_exit.close()
 
     @contextlib.contextmanager
     def finishing_steps(self) -> Iterator[None]:
@@ -168,7 +186,7 @@ class Run:
                 f"{self.directory} was started with other {name} ({known[:12]}, now "
                 f"{value[:12]}). Use a new --workdir."
             )
-        report.write_json(self.directory / "manifest.json", self.manifest)
+        self._write_manifest()
 
     def expect(self, steps: int) -> None:
         """Start the progress bar over this many training steps."""
@@ -210,41 +228,13 @@ class Run:
         if not processes.is_main():
             return result
         directory = self.directory
-        names = self._draw(result)
+        names = _pictures.draw(directory, self.log, result)
         pictures = "\n".join(f"![{name}]({name}.png)" for name in names)
         (directory / "report.md").write_text(f"{result.markdown()}\n{pictures}\n")
         (directory / "results.csv").write_text(result.csv())
         report.write_json(directory / "results.json", result.json())
         self.say(f"\n{result.text(self.console.width)}\n\nThe run lies in {directory}/")
         return result
-
-    def _draw(self, result: report.Result) -> tuple[str, ...]:
-        """Draw the pictures that suit a result; return their names."""
-        if isinstance(result, report.Grid):
-            report.plot_heatmap(self.directory / "heatmap.png", result)
-            return ("heatmap",)
-        if isinstance(result, report.Frontier):
-            report.plot_frontier(self.directory / "frontier.png", result)
-            return ("frontier",)
-        if isinstance(result, report.Sensitivity):
-            report.plot_sensitivity(self.directory / "sensitivity.png", result)
-            return ("sensitivity",)
-        if isinstance(result, report.Tradeoff):
-            report.plot_tradeoff(self.directory / "tradeoff.png", result)
-            return ("tradeoff",)
-        if result.baseline is not None:
-            report.plot_comparison(self.directory / "comparison.png", result)
-            return ("comparison",)
-        name = f"validation_{result.figure}"
-        curves = {row.name: self._curves(row, name) for row in result.rows}
-        curves = {name: seeds for name, seeds in curves.items() if all(seeds)}
-        report.plot_curves(self.directory / "curves.png", result, curves)
-        report.plot_accuracy_against_size(self.directory / "size.png", result)
-        return "curves", "size"
-
-    def _curves(self, row: report.Row, name: str) -> list[list[tuple[int, float]]]:
-        lines = [self.log.read(seed.get("network", "")) for seed in row.seeds]
-        return [[(x["step"], x[name]) for x in seed if name in x] for seed in lines]
 
     def _compare_starts(self) -> None:
         """Say so if a run goes on with other code or versions than it began with."""

@@ -260,7 +260,12 @@ class Checkpoints:
 def save_variables(
     directory: str | Path, variables: Variables, about: Mapping[str, Any]
 ) -> None:
-    """Save a network once, with a description in JSON values beside it."""
+    """Save a network once, with a description in JSON values beside it.
+
+    Of several processes all have to call it, with the same values.
+    """
+    if processes.several():  # orbax takes an array of one's own devices for a mistake
+        variables = trees.to_host(variables)
     with Checkpoints(directory, keep=1) as checkpoints:
         checkpoints.save(0, variables, extra=about)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from kdjax import files, processes
+from kdjax import files
 
 _PACKAGES = (
     *("kdjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
@@ -21,12 +21,7 @@ _PACKAGES = (
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part.
-
-    Of several processes that run one program, only the first writes.
-    """
-    if not processes.is_main():
-        return
+    """Write JSON so that a reader sees the old file or the new one, never a part."""
     text = json.dumps(value, indent=1, default=str) + "\n"
     files.replace(path, text.encode())
 

@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -11,14 +12,17 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from experiments import _cluster
+
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = ROOT / "jobs"
-# What an experiment's process ends with; 137 is what a SIGKILL looks like.
-BAD_INPUT, PEER_GONE, KILLED, STOPPED = 2, 75, 137, 143
+# What an experiment's process ends with, and what a SIGKILL looks like.
+BAD_INPUT, PEER_GONE = 2, _cluster.LOST
+KILLED, STOPPED = 128 + signal.SIGKILL, 128 + signal.SIGTERM
 JOBSETS = ["kubernetes-gpu", "kubernetes-tpu"]
 MANIFESTS = [*JOBSETS, "kubernetes-job"]
 FILES = sorted(path.name for path in JOBS.glob("*.yaml"))
-SCRIPTS = ["slurm.sbatch", "slurm-local.sh"]
+SCRIPTS = ["slurm.sbatch", "slurm-local.sh", "local.sh"]
 # The oldest Kubernetes that the files are said to work with, and the newest known.
 VERSIONS = ["1.31", kubernetes_validate.latest_version()]
 
