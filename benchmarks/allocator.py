@@ -18,8 +18,8 @@ def child(treated: bool) -> None:
     import jax
     import jax.numpy as jnp
 
+    from experiments._options import Options
     from experiments._run import prepare_process
-    from experiments._workdir import Options
     from kdjax import losses
 
     prepare_process(Options(allocator=treated, compilation_cache=False))

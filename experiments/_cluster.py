@@ -18,8 +18,13 @@ LOST = 75
 """Exit code (EX_TEMPFAIL) of a process that misses another one: run it again."""
 _SHUTDOWN_SECONDS = 30
 _GONE = (
-    "Another process of this job is gone: killed, out of memory, or its machine lost. "
-    "What was saved holds; the same command goes on from there."
+    "Another process of this job is gone: killed, out of memory, or its machine lost"
+)
+_GO_ON = "What was saved holds; the same command goes on from there."
+_NOT_MET = (
+    "The processes of this job did not find each other. Start them with srun, mpirun "
+    "or a file of jobs/, or set for each of them JAX_COORDINATOR_ADDRESS (host:port of "
+    "the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID (0, 1, ...)."
 )
 # What collectives, the coordination service and orbax's barriers say of a lost process.
 _LOST = re.compile(
@@ -29,6 +34,7 @@ _LOST = re.compile(
 )
 _syncs = itertools.count()
 _leaving: int | None = None
+_kept_alive: list[Any] = []
 
 
 def found(environment: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
@@ -77,8 +83,11 @@ def _by_hand(address: str, environment: Mapping[str, str]) -> dict[str, Any]:
 
 def is_first(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process speaks for all, as far as can be told before they meet."""
-    names = ("JAX_PROCESS_ID", "JOB_COMPLETION_INDEX", "OMPI_COMM_WORLD_RANK")
-    ranks = [environment.get(name, "0") for name in (*names, "SLURM_PROCID")]
+    names = (
+        *("JAX_PROCESS_ID", "JOB_COMPLETION_INDEX", "OMPI_COMM_WORLD_RANK"),
+        *("SLURM_PROCID", "TPU_WORKER_ID"),
+    )
+    ranks = [environment.get(name, "0") for name in names]
     return all(rank == "0" for rank in ranks)
 
 
@@ -99,12 +108,7 @@ def join(options: Options) -> None:
             shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
-        raise ValueError(
-            "--distributed: the processes of this job did not find each other "
-            f"({str(error).splitlines()[0]}). Start them with srun, mpirun or a file "
-            "of jobs/, or set JAX_COORDINATOR_ADDRESS (host:port of the first), "
-            "JAX_NUM_PROCESSES and JAX_PROCESS_ID (0, 1, ...) for each of them."
-        ) from error
+        raise ValueError(f"{_NOT_MET}\n({str(error).splitlines()[0]})") from error
 
 
 def _speak_when_aborted() -> None:
@@ -119,12 +123,12 @@ def _speak_when_aborted() -> None:
     _kept_alive.append(handler)
 
 
-_kept_alive: list[Any] = []
-
-
 def _aborted(_: int) -> None:
-    if _leaving is None:
-        os.write(2, f"\n{_GONE}\n".encode())
+    if not jax.distributed.is_initialized():
+        os.write(2, f"\n{_NOT_MET}\n".encode())
+    elif _leaving is None:
+        said = f"{_GONE}; or XLA failed here, as it says above. {_GO_ON}"
+        os.write(2, f"\n{said}\n".encode())
     os._exit(LOST if _leaving is None else _leaving)
 
 
@@ -150,7 +154,7 @@ def is_lost(error: BaseException) -> bool:
 
 def give_up() -> None:
     """Leave at once: nobody is there any more to leave together with."""
-    os.write(2, f"\n{_GONE}\n".encode())
+    os.write(2, f"\n{_GONE}. {_GO_ON}\n".encode())
     os._exit(LOST)
 
 

@@ -63,8 +63,8 @@ def _shardings(
     def rule(over: Cut) -> train.Rule:
         if over == "none":
             return train.replicated
-        names = ("model",) if over == "model" else ("data", "model")
-        return train.largest_axis(mesh, *names, least=least)
+        names = ("model",) if over == "model" else ("model", "data")
+        return train.longest_axes(mesh, *names, least=least)
 
     return train.Shardings(mesh, rule(cut), rule(cut_teacher))
 

@@ -4,6 +4,7 @@ The only file that knows the command line: an experiment hands `cli` its `main` 
 configs and gets clear errors, exit codes and signals for it.
 """
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -13,7 +14,7 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -128,13 +129,14 @@ def cli(main: Callable[[Any], Any], config: Any, smoke: Any) -> NoReturn:
     module = sys.modules[main.__module__]
     name = Path(module.__file__ or "").stem
     default = smoke if "--smoke" in sys.argv[1:] else config
-    parsed = tyro.cli(
-        type(config),
-        default=default,
-        prog=f"python -m experiments.{name}",
-        # a blank line keeps each example on its own
-        description=re.sub(r"\n(python -m)", r"\n\n\1", module.__doc__ or ""),
-    )
+    with _one_speaks():
+        parsed = tyro.cli(
+            type(config),
+            default=default,
+            prog=f"python -m experiments.{name}",
+            # a blank line keeps each example on its own
+            description=re.sub(r"\n(python -m)", r"\n\n\1", module.__doc__ or ""),
+        )
     again = shlex.join(["python", "-m", f"experiments.{name}", *sys.argv[1:]])
     try:
         prepare_process(parsed.run)
@@ -158,6 +160,20 @@ def cli(main: Callable[[Any], Any], config: Any, smoke: Any) -> NoReturn:
     signals.rest()
     _cluster.leave(0)
     sys.exit(0)
+
+
+@contextlib.contextmanager
+def _one_speaks() -> Iterator[None]:
+    """Let of several processes only the first say what is wrong with their flags."""
+    if _cluster.is_first():
+        yield
+        return
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield
 
 
 def _leave(code: int, text: str) -> NoReturn:

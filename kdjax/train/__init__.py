@@ -13,7 +13,7 @@ from kdjax.train.evaluation import make_eval
 from kdjax.train.loop import NonFiniteError, run, scan
 from kdjax.train.pmap import pmap_step
 from kdjax.train.sampling import on_policy
-from kdjax.train.sharding import Rule, Shardings, largest_axis, make_mesh, replicated
+from kdjax.train.sharding import Rule, Shardings, longest_axes, make_mesh, replicated
 from kdjax.train.state import TrainState, from_variables, init
 from kdjax.train.step import Metrics, Step, make_step
 from kdjax.train.sweep import init_sweep, make_sweep_step
@@ -30,7 +30,7 @@ __all__ = [
     "from_variables",
     "init",
     "init_sweep",
-    "largest_axis",
+    "longest_axes",
     "make_eval",
     "make_mesh",
     "make_step",

@@ -62,32 +62,47 @@ def replicated(path: str, shape: tuple[int, ...]) -> PartitionSpec:
     return PartitionSpec()
 
 
-def largest_axis(mesh: Mesh, *names: str, least: int = 2**14) -> Rule:
-    """Return the rule that cuts every large array along its longest axis that fits.
+def longest_axes(
+    mesh: Mesh | jax.sharding.AbstractMesh, *names: str, least: int = 2**14
+) -> Rule:
+    """Return the rule that cuts every large array along its longest axes that fit.
 
     Parameters, their gradients and what an optimizer keeps of them have one shape, so
-    they are cut alike. Over `"model"` beside a batch over `"data"`, or over both names
-    ("fully sharded data parallel", Rajbhandari et al., "ZeRO",
+    they are cut alike. Over `"model"` beside a batch over `"data"` the products are
+    divided as well (Shoeybi et al., "Megatron-LM", https://arxiv.org/abs/1909.08053,
+    2019); over `"data"`, too, or alone, a device gathers what it needs when it needs it
+    ("fully sharded data parallel": Rajbhandari et al., "ZeRO",
     https://arxiv.org/abs/1910.02054, 2020).
 
     Args:
       mesh: the mesh.
-      names: the axes of the mesh to cut over, as one.
+      names: the axes of the mesh to cut over; each takes the longest axis of the array
+        that it divides, one that is whole rather than one that is cut already.
       least: arrays with fewer elements are replicated.
 
-    >>> rule = largest_axis(make_mesh(1), "model", least=100)
+    >>> mesh = jax.sharding.AbstractMesh((4, 2), ("data", "model"))
+    >>> rule = longest_axes(mesh, "model", "data", least=100)
     >>> rule("params/Dense_0/kernel", (16, 64)), rule("params/Dense_0/bias", (64,))
-    (P(None, 'model'), P())
+    (P('data', 'model'), P())
     """
-    parts = math.prod(mesh.shape[name] for name in names)
-    axes = names[0] if len(names) == 1 else names
+
+    several = [name for name in names if mesh.shape[name] > 1]
 
     def rule(path: str, shape: tuple[int, ...]) -> PartitionSpec:
-        fitting = [k for k, length in enumerate(shape) if length % parts == 0]
-        if math.prod(shape) < least or not fitting:
+        if math.prod(shape) < least:
             return PartitionSpec()
-        longest = max(fitting, key=lambda k: shape[k])
-        return PartitionSpec(*[None] * longest, axes)
+        axes = range(len(shape))
+        cut: list[tuple[str, ...]] = [() for _ in axes]
+
+        def preferred(k: int) -> tuple[bool, int]:
+            return not cut[k], shape[k]
+
+        for name in several:
+            parts = [math.prod(mesh.shape[n] for n in (*cut[k], name)) for k in axes]
+            fitting = [k for k in axes if shape[k] % parts[k] == 0]
+            if fitting:
+                cut[max(fitting, key=preferred)] += (name,)
+        return PartitionSpec(*(n or None for n in cut))
 
     return rule
 
@@ -107,7 +122,7 @@ class Shardings:
     Example::
 
         mesh = train.make_mesh(data=4, model=2)
-        shardings = train.Shardings(mesh, train.largest_axis(mesh, "model"))
+        shardings = train.Shardings(mesh, train.longest_axes(mesh, "model"))
         step = train.make_step(..., shardings=shardings)
         state = shardings.place(train.init(student, tx, key, example_inputs))
         teacher_variables = shardings.place_teacher(teacher_variables)

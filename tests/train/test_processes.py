@@ -49,7 +49,7 @@ def test_their_checkpoint_is_restored_on_other_devices(found, devices):
     place, each = found
     here = toy.new_state(TX)
     mesh = train.make_mesh(4, 2, devices=devices)
-    spread = train.Shardings(mesh, train.largest_axis(mesh, "model", least=4))
+    spread = train.Shardings(mesh, train.longest_axes(mesh, "model", least=4))
     saved = checkpoint.Checkpoints(place / "checkpoints")
     with saved as checkpoints:
         for like in (here, spread.place(here), None):

@@ -91,7 +91,7 @@ def test_any_mesh_trains_like_one_device(
     arrays, teacher, alone, devices, count, model, size, cut
 ):
     mesh = train.make_mesh(count, model, devices=devices)
-    rule = train.largest_axis(mesh, *cut, least=4) if cut else train.replicated
+    rule = train.longest_axes(mesh, *cut, least=4) if cut else train.replicated
     state, seen = trained(arrays, teacher, size, train.Shardings(mesh, rule))
     assert_same((state, seen), alone[size])
     cut_into = state.params["w"].sharding.shard_shape((4, 3))
@@ -174,16 +174,18 @@ def test_measures_are_means_over_all_devices(arrays, teacher, devices):
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
-        ((64, 128), P(None, ("data", "model"))),
-        ((128, 64), P(("data", "model"))),
+        ((64, 128), P("data", "model")),
+        ((128, 64), P("model", "data")),
+        ((128, 3), P(("model", "data"), None)),
+        ((3, 5, 6), P(None, None, "model")),
+        ((129, 63), P(None, None)),
         ((3, 7), P()),
-        ((129, 63), P()),
         ((), P()),
     ],
 )
-def test_the_rule_cuts_the_longest_axis_that_fits(devices, shape, expected):
+def test_the_rule_cuts_the_longest_axes_that_fit(devices, shape, expected):
     mesh = train.make_mesh(4, 2, devices=devices)
-    rule = train.largest_axis(mesh, "data", "model", least=32)
+    rule = train.longest_axes(mesh, "model", "data", least=32)
     assert rule("params/w", shape) == expected
 
 

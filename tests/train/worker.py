@@ -53,7 +53,7 @@ def main(place, model):
     agree()
     arrays, teacher = pickle.loads((place / "given").read_bytes())
     mesh = train.make_mesh(jax.device_count() // model, model)
-    rule = train.largest_axis(mesh, "model", least=4)
+    rule = train.longest_axes(mesh, "model", least=4)
     shardings = train.Shardings(mesh, rule)
     state, seen = test_sharding.trained(arrays, teacher, 20, shardings)
     with checkpoint.Checkpoints(place / "checkpoints") as checkpoints:
