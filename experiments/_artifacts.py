@@ -69,7 +69,7 @@ class Made:
 
     def folder(self, run: Run, seed: int) -> Path:
         """Return where the files of one of them lie."""
-        return run.files / "models" / self.name.replace(" ", "-") / f"seed{seed}"
+        return run.directory / "models" / self.name.replace(" ", "-") / f"seed{seed}"
 
 
 def read(path: Path) -> dict[str, Any] | None:

@@ -172,8 +172,6 @@ class _Store:
             return None, None
 
     def _ask(self, teacher: _teacher.Teacher, example: Any) -> None:
-        # of several processes one alone is here, so it must not stop with the others
-        say = self._run.advance if not processes.several() else self._run.show
         for split in _SPLITS:
             said = cache.write(
                 self.place / split,
@@ -181,7 +179,7 @@ class _Store:
                 getattr(self._task, split),
                 {**self._about, "split": split},
                 **self._seen(split),
-                say=lambda text: say(0, text),
+                say=lambda text: self._run.advance(0, text),
             )
         [row] = with_costs([(teacher.row, teacher.fit.exported)], example)
         saved = {"teacher": said.about["teacher"], "row": dataclasses.asdict(row)}

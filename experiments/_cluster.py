@@ -1,18 +1,22 @@
 """The processes of a job: how they find each other, stop together, and miss one."""
 
+import contextlib
 import ctypes
 import itertools
 import os
 import re
 import signal
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from experiments._options import Options
-from kdjax import processes
+from kdjax import processes, trees
 
 LOST = 75
 """Exit code (EX_TEMPFAIL) of a process that misses another one: run it again."""
@@ -28,13 +32,15 @@ _NOT_MET = (
 )
 # What collectives, the coordination service and orbax's barriers say of a lost process.
 _LOST = re.compile(
-    r"gloo|nccl|coordination|heartbeat|barrier|connection (reset|closed|refused)|"
-    r"socket closed|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED",
-    re.IGNORECASE,
+    r"Gloo|NCCL|coordination|CoordinationService|heartbeat|[Bb]arrier|Socket closed|"
+    r"Connection (reset|closed|refused)|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED"
 )
 _syncs = itertools.count()
+_joined = False
 _leaving: int | None = None
 _kept_alive: list[Any] = []
+_FAILED, _SAID = "kdjax/failed", "kdjax/said"
+_GRACE_SECONDS = 5
 
 
 def found(environment: Mapping[str, str] = os.environ) -> dict[str, Any] | None:
@@ -83,24 +89,34 @@ def _by_hand(address: str, environment: Mapping[str, str]) -> dict[str, Any]:
 
 def is_first(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process speaks for all, as far as can be told before they meet."""
+    if _joined:
+        return processes.is_main()
+    try:
+        if found(environment) is None:
+            return True
+    except ValueError:
+        return True
     names = (
         *("JAX_PROCESS_ID", "JOB_COMPLETION_INDEX", "OMPI_COMM_WORLD_RANK"),
         *("SLURM_PROCID", "TPU_WORKER_ID"),
     )
-    ranks = [environment.get(name, "0") for name in names]
-    return all(rank == "0" for rank in ranks)
+    # the first that is there: a pod's index says nothing where a process's number does
+    return next((environment[x] for x in names if x in environment), "0") == "0"
 
 
 def join(options: Options) -> None:
     """Meet the other processes of the job, if it has any; before JAX has devices.
 
     Raises:
-      ValueError: if they do not find each other.
+      ValueError: if it is not said who they are.
     """
-    arguments = None if options.distributed is False else found()
+    global _joined
+    arguments = found() if options.detect else None
     if arguments is None and not options.distributed:
         return
     _speak_when_aborted()
+    # Until JAX listens there is nothing to save, and Python would not hear of it.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         jax.distributed.initialize(
             **(arguments or {}),
@@ -109,6 +125,13 @@ def join(options: Options) -> None:
         )
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{_NOT_MET}\n({str(error).splitlines()[0]})") from error
+    _joined = True
+    threading.Thread(target=_leave_with_the_first, daemon=True).start()
+
+
+def has_joined() -> bool:
+    """Whether this is a process of a job, be it the only one."""
+    return _joined
 
 
 def _speak_when_aborted() -> None:
@@ -124,7 +147,7 @@ def _speak_when_aborted() -> None:
 
 
 def _aborted(_: int) -> None:
-    if not jax.distributed.is_initialized():
+    if not _joined:
         os.write(2, f"\n{_NOT_MET}\n".encode())
     elif _leaving is None:
         said = f"{_GONE}; or XLA failed here, as it says above. {_GO_ON}"
@@ -132,12 +155,49 @@ def _aborted(_: int) -> None:
     os._exit(LOST if _leaving is None else _leaving)
 
 
+def fail(code: int, text: str) -> bool:
+    """Have all processes leave with this one's code; return whether to say why.
+
+    Mostly all fail alike, and then the first one says it.
+    """
+    if not processes.several():
+        return True
+    said = trees.fingerprint({"text": np.frombuffer(text.encode(), np.uint8)})
+    with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was faster
+        _service().key_value_set(_FAILED, str(code))
+    if processes.is_main():
+        _service().key_value_set(_SAID, said)
+        return True
+    try:
+        return _service().blocking_key_value_get(_SAID, 3000) != said
+    except jax.errors.JaxRuntimeError:
+        return True
+
+
+def _leave_with_the_first() -> None:
+    """Wait for a process to fail, and leave with its code where nothing else does.
+
+    This one may be waiting for it in a collective.
+    """
+    try:
+        code = int(_service().blocking_key_value_get(_FAILED, 7 * 24 * 60 * 60 * 1000))
+    except jax.errors.JaxRuntimeError:
+        return  # the service is gone, or this process has taken leave of it
+    time.sleep(_GRACE_SECONDS)
+    os.write(2, b"\nAnother process of this job has failed, and has said why.\n")
+    os._exit(code)
+
+
+def _service() -> Any:
+    return processes.global_state.client
+
+
 def asked_to_stop() -> bool:
     """Whether some process got SIGTERM; all learn of it at the same call.
 
-    All processes have to call it equally often.
+    All processes have to call it equally often; not so what one does alone.
     """
-    if not jax.distributed.is_initialized():
+    if not _joined or processes.is_alone():
         return False
     return multihost_utils.reached_preemption_sync_point(next(_syncs))
 
@@ -148,8 +208,20 @@ def ask_to_stop() -> None:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error says that another process is gone."""
-    return processes.several() and bool(_LOST.search(f"{type(error)} {error}"))
+    """Whether an error says that another process is gone.
+
+    Those of JAX and of what it runs do, and what was raised because of them.
+    """
+    if not processes.several():
+        return False
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, jax.errors.JaxRuntimeError | ValueError) and _LOST.search(
+            str(cause)
+        ):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def give_up() -> None:
@@ -162,5 +234,5 @@ def leave(code: int) -> None:
     """Take leave of the other processes before this one exits with a code."""
     global _leaving
     _leaving = code
-    if jax.distributed.is_initialized():
+    if _joined:
         jax.distributed.shutdown()

@@ -9,7 +9,7 @@ import optax
 
 from experiments._images import Images
 from experiments._methods import STAGES, Taught, each, projected, several, single
-from kdjax import data, losses, networks, train
+from kdjax import data, losses, networks, processes, train
 from kdjax.base import Network, Outputs, Variables
 from kdjax.models import projectors
 
@@ -199,4 +199,4 @@ def _paraphrase(images: Images, layer: str, paraphraser: Any) -> Any:
     steps = (batches[number] for number in range(config.steps))
     for state, _ in train.run(step, state, variables, steps):
         images.run.advance(0, "paraphraser")
-    return networks.parts_of(state.variables)[layer]
+    return processes.shared(networks.parts_of(state.variables)[layer])

@@ -1,5 +1,6 @@
 """The table of compressed networks: their files measured, and what they cost."""
 
+import dataclasses
 import functools
 import json
 import subprocess
@@ -19,7 +20,7 @@ from experiments._artifacts import (
     write_if_needed,
 )
 from experiments._workdir import Run, RunError, digest
-from kdjax import data, export, metrics, report
+from kdjax import data, export, metrics, processes, report
 
 NOTES = (
     "Accuracies are those of the files: a fresh process ran each StableHLO program on "
@@ -47,6 +48,32 @@ def measured(
       seeds: of each row.
       images: a few, on which ONNX files are compared with the networks.
     """
+    if processes.several():  # all restore, for each waits for the others to
+        made = [_held(one, seeds) for one in made]
+
+    def rows() -> list[dict[str, Any]]:
+        found = _measured(run, task, made, seeds, images)
+        return [dataclasses.asdict(row) for row in found]
+
+    return [report.Row(**row) for row in processes.first(rows)]
+
+
+def _held(made: Made, seeds: Sequence[int]) -> Made:
+    """Return a row with its variables in memory."""
+    variables = {seed: made.of(seed) for seed in seeds}
+    about = {seed: made.about(seed) for seed in seeds}
+    running = made.running and {seed: made.running(seed) for seed in seeds}.__getitem__
+    return dataclasses.replace(
+        made,
+        variables=variables.__getitem__,
+        about=about.__getitem__,
+        running=running,
+    )
+
+
+def _measured(
+    run: Run, task: data.Task, made: Sequence[Made], seeds: Sequence[int], images: Any
+) -> list[report.Row]:
     _write_test(run, task)
     for one in made:
         for seed in seeds:
@@ -65,7 +92,7 @@ def _write_test(run: Run, task: data.Task) -> None:
     """Write the test split as networks see it, for the process that measures."""
     count = len(task.test["label"])
     [batch] = data.epoch(task.test, count, data.pipeline(task))
-    folder = run.files / "models"
+    folder = run.directory / "models"
     folder.mkdir(exist_ok=True)
     np.savez(folder / "test.npz", image=batch["image"], label=batch["label"])
 
@@ -76,7 +103,7 @@ def _measure_in_fresh_process(run: Run) -> None:
     Raises:
       RunError: if that process fails; with what it said.
     """
-    folder = run.files / "models"
+    folder = run.directory / "models"
     command = [sys.executable, "-m", "experiments._remeasure", str(folder)]
     # of its own session, so that Ctrl-C stops us first, and we stop it
     done = subprocess.run(
@@ -96,7 +123,7 @@ def _latencies(
     """
     folders = [one.folder(run, seed) for one in made]
     of = digest([json.loads((f / "files.json").read_text())["sha256"] for f in folders])
-    path = run.files / "models" / "times.json"
+    path = run.directory / "models" / "times.json"
     kept = read(path)
     if kept is None or kept.get("of") != of:
         kept = {"of": of, "times": _timed(run, made, seed, example)}

@@ -18,7 +18,7 @@ from experiments._games import EPISODES, SEEDS
 from experiments._lock import Lock
 from experiments._rows import place_of
 from experiments._workdir import Run, digest
-from kdjax import checkpoint, trees
+from kdjax import checkpoint, processes, trees
 from kdjax.base import Variables
 
 Grid = Sequence[tuple[float, int]]
@@ -76,7 +76,7 @@ def learned(run: Run, name: str, learning: Learning, seeds: Sequence[int]) -> Le
             run.advance(learning.dqn.rounds * len(grid), name)
             best = found[0]
         else:
-            best = _trained(run, name, learning, grid)
+            best = processes.shared(_trained(run, name, learning, grid))
             checkpoint.save_variables(place, best, about)
     finally:
         lock.release()

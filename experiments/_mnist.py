@@ -183,7 +183,7 @@ OFFSETS = np.arange(0, 12.05, 0.1)
 def moved(variables: Variables, by: float) -> Variables:
     """Return the variables with the bias of the absent digit raised."""
     params = variables["params"]
-    bias = params["head"]["bias"].at[ABSENT].add(by)
+    bias = jnp.asarray(params["head"]["bias"]).at[ABSENT].add(by)
     head = {**params["head"], "bias": bias}
     return {**variables, "params": {**params, "head": head}}
 

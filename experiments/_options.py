@@ -33,27 +33,28 @@ class Mesh:
         """How many devices are asked for."""
         return (self.data or 1) * self.model
 
-    def shardings(self) -> train.Shardings | None:
+    def shardings(self, plan: bool = False) -> train.Shardings | None:
         """Return where arrays lie; None where there is nothing but one device.
+
+        Args:
+          plan: whether CPUs may stand in for what is not there.
 
         Raises:
           ValueError: if there are not as many devices.
         """
-        mesh = train.make_mesh(self.data, self.model, devices=devices(self.size))
+        there = devices()
+        if plan and len(there) < self.size:
+            there = jax.devices("cpu")
+        mesh = train.make_mesh(self.data, self.model, devices=there)
         if mesh.size == 1 and not processes.several():
             return None
         cut_teacher = self.cut_teacher or self.cut
         return _shardings(mesh, self.cut, cut_teacher, self.least)
 
 
-def devices(planned: int = 1) -> list[jax.Device]:
-    """Return the devices that there are for training, of all processes.
-
-    For a plan they may be fewer than it asks for; then it is made with CPUs.
-    """
-    there = jax.devices()
-    simulated = jax.devices("cpu")
-    return there if len(there) >= planned else max(there, simulated, key=len)
+def devices() -> list[jax.Device]:
+    """Return the devices that there are for training, of all processes."""
+    return jax.devices()
 
 
 @functools.cache  # one object, so that programs compiled with it are found again
@@ -84,9 +85,11 @@ class Options:
     plan: bool = False
     """Train nothing: say what memory networks need of each device, simulated here."""
     mesh: Mesh = Mesh()
-    distributed: bool | None = None
-    """Whether this is one of several processes of a job. Default: if Slurm, Open MPI, a
-    TPU pod or JAX_COORDINATOR_ADDRESS says so."""
+    distributed: bool = False
+    """This is one of several processes of a job. It need not be said where Slurm, Open
+    MPI, a TPU pod or JAX_COORDINATOR_ADDRESS says so."""
+    detect: bool = True
+    """Look whether they do."""
     heartbeat_seconds: int = 60
     """Stop when another process of the job was not heard of for so long."""
     remat: bool = False

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import data, metrics, report, train, trees
+from kdjax import data, metrics, processes, report, train, trees
 from kdjax.base import Batch, Network, Outputs, Select, Variables, pick
 from kdjax.teachers import cache
 
@@ -204,7 +204,8 @@ def asked(
     for batch in data.epoch(arrays, size, transform, sharding=sharding):
         kept, said = trees.to_host((batch["mask"], say(batch)))
         parts.append(jax.tree.map(lambda x, k=kept: x[k], said))
-    return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+    said = jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
+    return said if shardings else processes.shared(said)
 
 
 def of(task: data.Task | Problem) -> Problem:

@@ -113,7 +113,9 @@ def with_costs(
         calls[network] = partial(forward, variables, example)
         flops = metrics.flops(network.apply, variables, example)
         costs[network] = {**metrics.size(variables), "flops": flops}
-    seconds = metrics.latency(calls)
+    # by one alone: several at once would be in each other's way
+    seconds = processes.first(lambda: [*metrics.latency(calls).values()])
+    seconds = dict(zip(calls, seconds, strict=True))
     return [
         dataclasses.replace(row, cost={**costs[network], "latency": seconds[network]})
         for row, network in networks_of

@@ -90,7 +90,7 @@ class _Signals:
         # only a user does: schedulers may send SIGTERM twice at once
         insists = self.asked is not None and number == signal.SIGINT
         self.asked = self.asked or number
-        if processes.several() and not insists:
+        if _cluster.has_joined() and not insists:
             os.write(2, b"\nStopping together with the others; once more: at once.\n")
             return _cluster.ask_to_stop()
         Run.stopping = True
@@ -143,20 +143,26 @@ def cli(main: Callable[[Any], Any], config: Any, smoke: Any) -> NoReturn:
         main(parsed)
         processes.together()  # the first one may still be writing
     except (Interrupted, KeyboardInterrupt) as stop:
-        together = processes.several() and isinstance(stop, Interrupted)
+        # where JAX listens to SIGTERM, nothing was asked of us
+        together = _cluster.has_joined() and isinstance(stop, Interrupted)
         code = 128 + (signals.asked or (signal.SIGTERM if together else signal.SIGINT))
         saved = "What is done is saved; the same command goes on from there:"
-        _leave(code, f"Stopped. {saved}\n  {again}")
+        if parsed.run.plan:
+            saved = "A plan is made anew:"
+        _leave(code, f"Stopped. {saved}\n  {again}" if _cluster.is_first() else "")
     except Planned as plan:
         print(f"\n{plan}", flush=True)
     except processes.ElsewhereError:
         _leave(2, "")
     except Exception as error:
-        if _cluster.is_lost(error):
+        meant = _meant_for_the_user(error)
+        told_by_orbax = isinstance(error, checkpoint.CheckpointError)
+        if (told_by_orbax or not meant) and _cluster.is_lost(error):
             _cluster.give_up()
-        if parsed.run.traceback or not _meant_for_the_user(error):
+        if parsed.run.traceback or not meant:
+            _cluster.fail(1, "")
             raise
-        _leave(2, f"{error}")
+        _leave(2, f"{error}" if _cluster.fail(2, f"{error}") else "")
     signals.rest()
     _cluster.leave(0)
     sys.exit(0)
@@ -177,7 +183,7 @@ def _one_speaks() -> Iterator[None]:
 
 
 def _leave(code: int, text: str) -> NoReturn:
-    if text and _cluster.is_first():
+    if text:
         print(f"\n{text}", file=sys.stderr, flush=True)
     _cluster.leave(code)
     sys.exit(code)

@@ -14,7 +14,7 @@ from experiments._config import Config
 from experiments._fit import Fit
 from experiments._problem import EVALUATION_BATCH
 from experiments._recipe import alone
-from kdjax import checkpoint, data, metrics, plans, report, train, trees
+from kdjax import checkpoint, data, metrics, networks, plans, report, train, trees
 from kdjax.base import Network, Outputs, Variables
 
 Axes = Mapping[str, Sequence[float]]
@@ -73,9 +73,15 @@ class Sweep(Fit):
         )
 
     def _make_step(self, teach: Any, objective: Any) -> train.Step:
-        apply, settings = self._learner.network.apply, self._settings
+        if self.recipe.accumulate > 1:
+            raise ValueError(
+                "config: a sweep takes whole batches; leave --accumulate out"
+            )
+        network, settings = self._learner.network, self._settings
+        if self.run.options.remat:
+            network = networks.remat(network)
         return train.make_sweep_step(
-            apply,
+            network.apply,
             teach,
             objective,
             self._make_tx,

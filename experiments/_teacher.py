@@ -117,6 +117,8 @@ def load(run: Run, task: data.Task, folder: Path) -> Teacher:
             )
     model = Model(**about["model"])
     fit = Fit(run, task, alone(model, task.num_classes), hard, Recipe(1, 1))
+    if run.options.plan:
+        return _imagined(fit)
     lock = Lock(folder)
     if processes.first(lambda: os.access(folder, os.W_OK)):
         wait(run, lock)  # else nobody can be training it
@@ -178,15 +180,13 @@ def _about(fit: Fit, network: dict[str, Any], seed: int, rate: float) -> dict[st
 def wait(run: Run, lock: Lock) -> None:
     """Wait while another run trains or asks the same teacher."""
 
-    def taken() -> None:
-        said = False
-        while not lock.take():
-            if not said:
-                run.say(f"Teacher: in use by {lock.owner()}; waiting for it.")
-                said = True
-            time.sleep(0.2)
-
-    processes.first(taken)
+    said = False
+    while not processes.first(lock.take):
+        if not said:
+            run.say(f"Teacher: in use by {lock.owner()}; waiting for it.")
+            said = True
+        run.advance(0)
+        time.sleep(0.2)
 
 
 def _load(run: Run, fit: Fit, folder: Path, about: dict[str, Any]) -> Variables | None:

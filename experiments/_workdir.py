@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,10 +72,11 @@ class Run:
         """See the class."""
         self.options: Options = config.run
         self.needs: list[_plan.Need] = []
-        self._on_exit = contextlib.ExitStack()
         self.experiment = experiment
         self.config = {"experiment": experiment, **identity(config)}
-        runs = Path(tempfile.mkdtemp()) if self.options.plan else Path("runs")
+        # a plan leaves nothing behind
+        self._imagined = tempfile.TemporaryDirectory() if self.options.plan else None
+        runs = Path(self._imagined.name if self._imagined else "runs")
         dataset = self.config.get("dataset", "").replace("/", "-")
         name = f"{experiment}-{dataset}-{digest(self.config)}"
         given = None if self.options.plan else self.options.workdir
@@ -119,7 +119,7 @@ class Run:
     @functools.cached_property
     def shardings(self) -> train.Shardings | None:
         """Where the arrays of a training lie; None for a single device."""
-        return self.options.mesh.shardings()
+        return self.options.mesh.shardings(self.options.plan)
 
     @property
     def devices(self) -> list[jax.Device]:
@@ -127,18 +127,6 @@ class Run:
         if self.shardings is None:
             return jax.local_devices()[:1]
         return list(self.shardings.mesh.devices.flat)
-
-    @functools.cached_property
-    def files(self) -> Path:
-        """Where networks are written to files: the run's directory.
-
-        All processes of a job write theirs, and those of all but the first are dropped.
-        """
-        if processes.is_main():
-            return self.directory
-        place = tempfile.TemporaryDirectory()
-        self._on_exit.enter_context(place)
-        return Path(place.name)
 
     def planned(self) -> None:
         """End a plan here, for what follows depends on what was trained.
@@ -157,9 +145,8 @@ class Run:
         self.speeds.close()
         if self._lock is not None:
             self._lock.release()
-        if self.options.plan:
-            shutil.rmtree(self.directory.parent, ignore_errors=True)
-        self._on_exit.close()
+        if self._imagined is not None:
+            self._imagined.cleanup()
 
     @contextlib.contextmanager
     def finishing_steps(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 from pathlib import Path
 
 
@@ -26,7 +27,8 @@ def replace(path: str | Path, content: bytes) -> int:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "No such folder", str(path.parent))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # not by the process's number alone: in containers that share a disk all have one
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)

@@ -5,13 +5,8 @@ checkpoints before it untouched. Every checkpoint carries the SHA-256 of its sta
 that one that was damaged on disk is noticed and the one before it taken instead.
 """
 
-from kdjax.checkpoint.manager import (
-    CheckpointError,
-    Checkpoints,
-    Restored,
-    load_variables,
-    save_variables,
-)
+from kdjax.checkpoint.manager import CheckpointError, Checkpoints, Restored
+from kdjax.checkpoint.once import load_variables, save_variables
 
 __all__ = [
     "CheckpointError",

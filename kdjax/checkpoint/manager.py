@@ -1,4 +1,4 @@
-"""The checkpoints of a run, and a network saved once."""
+"""The checkpoints of a run."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from kdjax import processes, trees
-from kdjax.base import PyTree, Variables
+from kdjax.base import PyTree
 from kdjax.checkpoint import targets
 from kdjax.checkpoint.damage import checksum, quiet, verify_store
 
@@ -90,6 +90,11 @@ class Checkpoints:
                 cleanup_tmp_directories=True,
                 **options,
             ),
+            # named here, or a manager that has saved nothing could not describe them
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "extra": ocp.JsonCheckpointHandler(),
+            },
         )
 
     def __enter__(self) -> Self:
@@ -169,12 +174,10 @@ class Checkpoints:
         problems: list[str] = []
         steps = self.steps() if step is None else [step]
         for number in reversed(steps):
-            try:
-                state, extra = self._read(number, like)
-            except (CheckpointError, MemoryError, PermissionError):
-                raise  # nothing that says that the checkpoint is damaged
-            except Exception as error:  # whatever orbax meets in a damaged directory
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason, read = self._attempt(self._described, number, like)
+            if reason is None:
+                reason, read = self._attempt(self._read, number, *read)
+            if reason is not None:
                 problems.append(
                     f"checkpoint {number} in {self.directory} cannot be read and was "
                     f"set aside ({reason[:100]})"
@@ -183,6 +186,7 @@ class Checkpoints:
                     say(problems[-1])
                 self._set_aside(number)
                 continue
+            state, extra = read
             return Restored(number, state, extra, tuple(problems))
         return None
 
@@ -207,26 +211,52 @@ class Checkpoints:
         finally:
             self._manager.close()
 
-    def _read(self, step: int, like: PyTree | None) -> tuple[PyTree, dict[str, Any]]:
-        with quiet():
-            args = ocp.args.Composite(extra=ocp.args.JsonRestore())
-            beside = self._manager.restore(step, args=args)["extra"]
-            if beside.pop("crc32", None) != checksum(beside):
-                raise ValueError("its description is damaged")
-            saved = beside["shapes"]
-            wanted = saved if like is None else trees.describe(like)
-            if saved != wanted:
-                raise CheckpointError(
-                    f"checkpoint {step} in {self.directory} holds another state:\n"
-                    + trees.differences(saved=saved, wanted=wanted)
-                )
-            verify_store(self.directory / str(step) / "state")
-            if like is None:
-                found = self._manager.item_metadata(step)["state"].tree
-                like = targets.described(found, saved)
-            target = jax.tree.map(targets.target, like)
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-            state = self._manager.restore(step, args=args)["state"]
+    def _attempt(
+        self, read: Callable[..., Any], *arguments: Any
+    ) -> tuple[str | None, Any]:
+        """Return why something cannot be read, or None and what was read.
+
+        What one process cannot read, none takes.
+        """
+        reason, found = None, None
+        try:
+            with quiet():
+                found = read(*arguments)
+        except (CheckpointError, MemoryError, PermissionError):
+            raise  # nothing that says that the checkpoint is damaged
+        except Exception as error:  # whatever orbax meets in a damaged directory
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reasons = [one for one in processes.each(reason) if one is not None]
+        return (reasons[0], None) if reasons else (None, found)
+
+    def _described(
+        self, step: int, like: PyTree | None
+    ) -> tuple[PyTree, dict[str, Any]]:
+        """Return what a checkpoint is to be restored like, and what stands beside it.
+
+        All that can be checked without restoring is.
+        """
+        args = ocp.args.Composite(extra=ocp.args.JsonRestore())
+        beside = self._manager.restore(step, args=args)["extra"]
+        if beside.pop("crc32", None) != checksum(beside):
+            raise ValueError("its description is damaged")
+        saved = beside["shapes"]
+        if like is not None and saved != (wanted := trees.describe(like)):
+            raise CheckpointError(
+                f"checkpoint {step} in {self.directory} holds another state:\n"
+                + trees.differences(saved=saved, wanted=wanted)
+            )
+        verify_store(self.directory / str(step) / "state")
+        if like is None:
+            found = self._manager.item_metadata(step)["state"].tree
+            like = targets.described(found, saved)
+        return jax.tree.map(targets.target, like), beside
+
+    def _read(
+        self, step: int, target: PyTree, beside: dict[str, Any]
+    ) -> tuple[PyTree, dict[str, Any]]:
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+        state = self._manager.restore(step, args=args)["state"]
         if trees.fingerprint(state) != beside["sha256"]:
             raise ValueError("its content does not match its checksum")
         return state, beside["extra"]
@@ -255,30 +285,3 @@ class Checkpoints:
                 f"cannot write a checkpoint to {self.directory}: "
                 f"{text.splitlines()[0]}; {last}.{advice}"
             ) from error
-
-
-def save_variables(
-    directory: str | Path, variables: Variables, about: Mapping[str, Any]
-) -> None:
-    """Save a network once, with a description in JSON values beside it.
-
-    Of several processes all have to call it, with the same values.
-    """
-    if processes.several():  # orbax takes an array of one's own devices for a mistake
-        variables = trees.to_host(variables)
-    with Checkpoints(directory, keep=1) as checkpoints:
-        checkpoints.save(0, variables, extra=about)
-
-
-def load_variables(
-    directory: str | Path,
-    like: Variables,
-    *,
-    say: Callable[[str], None] | None = None,
-) -> tuple[Variables, dict[str, Any]] | None:
-    """Return what `save_variables` saved, or None if nothing readable is there."""
-    if not processes.first(Path(directory).is_dir):
-        return None
-    with Checkpoints(directory, keep=1) as checkpoints:
-        found = checkpoints.restore(like, say=say)
-    return None if found is None else (found.state, found.extra)

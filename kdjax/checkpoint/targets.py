@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kdjax import processes, trees
 from kdjax.base import PyTree
@@ -35,6 +36,10 @@ def target(leaf: Any) -> Any:
     if getattr(struct, "sharding", None) is not None:
         return struct
     if processes.several():
-        return np.empty(struct.shape, struct.dtype)
+        if not jax.dtypes.issubdtype(struct.dtype, jax.dtypes.prng_key):
+            return np.empty(struct.shape, struct.dtype)
+        mesh = Mesh(jax.devices(), ("all",))  # NumPy knows no random keys
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        return jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=everywhere)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=here)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from kdjax import processes
 from kdjax.data import _prepare
 from kdjax.data.task import Unavailable, missing
 
@@ -37,7 +38,15 @@ class Reader:
     own: tuple[str, ...] = ()
 
     def builder(self, name: str, root: Path) -> Any:
-        """Return a builder whose files are there, preparing them if need be."""
+        """Return a builder whose files are there, preparing them if need be.
+
+        Of several processes the first does, while the others wait.
+        """
+        if processes.several():
+            processes.first(lambda: bool(self._builder(name, root)))
+        return self._builder(name, root)
+
+    def _builder(self, name: str, root: Path) -> Any:
         try:
             import tensorflow_datasets as tfds
             import tensorflow_datasets.text  # makes GLUE and others known

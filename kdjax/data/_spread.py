@@ -16,9 +16,19 @@ Read = Callable[[Any, Any], np.ndarray]
 
 
 def automatic(sharding: NamedSharding) -> NamedSharding:
-    """Return it with axes that XLA follows by itself: in types none is uneven."""
-    mesh = sharding.mesh
-    return NamedSharding(Mesh(mesh.devices, mesh.axis_names), sharding.spec)
+    """Return it with axes that XLA follows by itself: in types none is uneven.
+
+    Raises:
+      ValueError: if it lays out more than the batch axis.
+    """
+    mesh, spec = sharding.mesh, tuple(sharding.spec)
+    if any(name is not None for name in spec[1:]):
+        raise ValueError(
+            "Batches: sharding must lay out the batch axis alone, as P('data') does, "
+            f"got {sharding.spec}"
+        )
+    batch = PartitionSpec(spec[0] if spec else None)
+    return NamedSharding(Mesh(mesh.devices, mesh.axis_names), batch)
 
 
 def filled(numbers: np.ndarray, sharding: NamedSharding) -> np.ndarray:
@@ -30,7 +40,7 @@ def filled(numbers: np.ndarray, sharding: NamedSharding) -> np.ndarray:
 def _parts(sharding: NamedSharding) -> int:
     """Count the parts that a batch axis is cut into."""
     [names] = sharding.spec
-    names = (names,) if isinstance(names, str) else names
+    names = (names,) if isinstance(names, str) else names or ()
     return int(np.prod([sharding.mesh.shape[name] for name in names]))
 
 

@@ -209,8 +209,8 @@ class Shardings:
 def _placed(leaf: Any, sharding: NamedSharding) -> Any:
     if getattr(leaf, "sharding", None) == sharding:
         return leaf
-    if sharding.is_fully_addressable:
-        return jax.device_put(leaf, sharding)
+    if sharding.is_fully_addressable:  # a copy, for the step donates what it is given
+        return jax.device_put(leaf, sharding, may_alias=False)
     if jax.dtypes.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
         data = _placed(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))

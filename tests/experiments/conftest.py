@@ -37,7 +37,7 @@ def _compile_once(environment):
 def _one_device():
     """Train on one device, as a laptop does; what is simulated is for those who ask."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_options, "devices", lambda _: jax.devices()[:1])
+        patch.setattr(_options, "devices", lambda: jax.devices()[:1])
         yield
 
 

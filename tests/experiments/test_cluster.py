@@ -1,6 +1,7 @@
 """How a process learns that it is one of several, and who of them speaks."""
 
 import pytest
+from jax.errors import JaxRuntimeError
 
 from experiments import _cluster, _pace
 from kdjax import processes
@@ -70,11 +71,15 @@ def test_half_of_it_is_explained(missing):
     ("variables", "first"),
     [
         ({}, True),
-        ({"SLURM_PROCID": "0"}, True),
-        ({"SLURM_PROCID": "1"}, False),
-        ({"JAX_PROCESS_ID": "2"}, False),
-        ({"JOB_COMPLETION_INDEX": "1"}, False),
-        ({"TPU_WORKER_ID": "1"}, False),
+        ({**SLURM, "SLURM_PROCID": "0"}, True),
+        (SLURM, False),
+        (BY_HAND, False),
+        ({**BY_HAND, "JAX_PROCESS_ID": "0", "JOB_COMPLETION_INDEX": "1"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_WORKER_ID": "1"}, False),
+        # a number among others that have nothing to do with it
+        ({"JOB_COMPLETION_INDEX": "1"}, True),
+        ({"SLURM_PROCID": "1", "SLURM_JOB_ID": "7"}, True),
+        ({"JAX_COORDINATOR_ADDRESS": "first:8476"}, True),
     ],
 )
 def test_the_first_one_speaks(variables, first):
@@ -82,7 +87,7 @@ def test_the_first_one_speaks(variables, first):
 
 
 def test_errors_of_a_single_process_are_its_own():
-    assert not _cluster.is_lost(RuntimeError("Gloo all-reduce failed"))
+    assert not _cluster.is_lost(JaxRuntimeError("Gloo all-reduce failed"))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +102,11 @@ def test_errors_of_a_single_process_are_its_own():
 )
 def test_what_a_lost_process_looks_like(monkeypatch, text, lost):
     monkeypatch.setattr(processes, "several", lambda: True)
-    assert _cluster.is_lost(RuntimeError(text)) == lost
+    assert _cluster.is_lost(JaxRuntimeError(text)) == lost
+    assert not _cluster.is_lost(OSError(text))
+    wrapped = RuntimeError("cannot write a checkpoint")
+    wrapped.__cause__ = JaxRuntimeError(text)
+    assert _cluster.is_lost(wrapped) == lost
 
 
 @pytest.fixture

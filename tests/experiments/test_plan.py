@@ -22,7 +22,6 @@ SMALL = response.Config(
     teacher=Model(width=16, depth=1),
     student=Model(width=8, depth=1),
 )
-DEVICES = _options.devices  # as it is without the fixture that leaves one
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def plan(command, monkeypatch, tmp_path):
 
     def run(main, config, *flags, devices=1):
         found = jax.devices()[:devices]
-        monkeypatch.setattr(_options, "devices", lambda _: found)
+        monkeypatch.setattr(_options, "devices", lambda: found)
         code, out, err = command(main, config, "--plan", *flags)
         assert code == 0, err
         assert not [*tmp_path.rglob("*")], "a plan leaves nothing behind"
@@ -90,11 +89,11 @@ def test_a_sweep_is_planned_as_one(plan):
     assert size(rows[name][0]) == pytest.approx(students * 610 * 4, rel=0.05)
 
 
-def test_where_the_devices_are_too_few_a_plan_simulates_them(monkeypatch):
-    there = {None: ["gpu"], "cpu": ["cpu"] * 8}
-    monkeypatch.setattr(jax, "devices", lambda kind=None: there[kind])
-    assert DEVICES(8) == ["cpu"] * 8
-    assert DEVICES(1) == ["gpu"]
+def test_only_a_plan_takes_cpus_for_what_is_not_there():
+    mesh = Mesh(data=4, model=2)
+    with pytest.raises(ValueError, match="at most the 1 devices"):
+        mesh.shardings()
+    assert mesh.shardings(plan=True).mesh.size == 8
 
 
 @pytest.mark.parametrize(

@@ -127,3 +127,39 @@ def test_bad_input_is_said_once_and_not_run_again(start, tmp_path):
     assert "holds files but no manifest.json" in running.said(0)
     assert "manifest" not in running.said(1)
     assert "Traceback" not in running.told()
+
+
+@pytest.fixture
+def fail(environment, tmp_path):
+    """`fail(how, count)` runs a stand-in as a job of processes."""
+
+    def started(how, count=2):
+        command = ("-m", "tests.experiments.job_worker", "--how", how)
+        run = ("--workdir", tmp_path / "run")
+        return job(count, *command, *run, place=tmp_path, environment=environment)
+
+    return started
+
+
+@pytest.mark.parametrize(("how", "code"), [("bug", 1), ("disk", 2)])
+def test_what_one_process_fails_of_ends_all_with_its_code(fail, how, code):
+    with fail(how) as running:
+        assert running.codes(BOUND) == [code, code], running.told()
+    assert "the last process" in running.said(1)
+    assert "the last process" not in running.said(0)
+    assert "is gone" not in running.told()
+
+
+def test_what_all_fail_of_is_said_once_whatever_its_words(fail):
+    with fail("unavailable") as running:
+        assert running.codes(BOUND) == [2, 2], running.told()
+    assert "mnist" in running.said(0)
+    assert "mnist" not in running.said(1)
+
+
+def test_a_job_of_one_process_is_stopped_like_any_other(fail):
+    with fail("long", count=1) as running:
+        running.wait_until(lambda: "ready" in running.said())
+        running.processes[0].send_signal(signal.SIGTERM)
+        assert running.codes(BOUND) == [143], running.told()
+    assert "Stopped. What is done is saved" in running.said()
