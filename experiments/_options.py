@@ -21,8 +21,7 @@ class Mesh:
     model: int = 1
     """Devices that large arrays are cut over, in each of those places."""
     cut: Cut = "model"
-    """What large parameters and their optimizer's state are cut over: the model axis,
-    all devices (fully sharded), or none."""
+    """Over what large parameters and optimizer states are cut; all is fully sharded."""
     cut_teacher: Cut | None = None
     """The same for the teacher's. Default: as --mesh.cut."""
     least: int = 2**14
@@ -86,14 +85,13 @@ class Options:
     """Train nothing: say what memory networks need of each device, simulated here."""
     mesh: Mesh = Mesh()
     distributed: bool = False
-    """This is one of several processes of a job. It need not be said where Slurm, Open
-    MPI, a TPU pod or JAX_COORDINATOR_ADDRESS says so."""
+    """This is one of several processes of a job; mostly found out, see --detect."""
     detect: bool = True
-    """Look whether they do."""
+    """Find out from what Slurm, Open MPI, a TPU pod or JAX_COORDINATOR_ADDRESS say."""
     heartbeat_seconds: int = 60
     """Stop when another process of the job was not heard of for so long."""
     remat: bool = False
-    """Keep only products for the gradient and compute the rest again: less memory."""
+    """Compute the inside of a network's parts again for the gradient: less memory."""
     checkpoint_seconds: float = 20.0
     """Least time between two checkpoints of a network; its end is saved anyway."""
     log_every: int | None = None

@@ -105,7 +105,7 @@ def test_a_process_that_is_told_to_stop_takes_all_along(start, tmp_path, launch)
 
 
 def test_four_processes_have_the_table_of_one(start, tmp_path, launch):
-    short = ("--steps", "50")
+    short = ("--steps", "25")
     alone = launch(
         "response", *FLAGS[2:], *short, "--workdir", tmp_path / "one", cwd=tmp_path
     )

@@ -8,7 +8,8 @@ import pytest
 from kdjax import checkpoint, train, trees
 from tests.jobs_here import ROOT, job
 from tests.train import toy
-from tests.train.test_sharding import TX, alone, arrays, assert_same  # noqa: F401
+from tests.train.test_sharding import TX, arrays, assert_same, trained  # noqa: F401
+from tests.train.worker import distances
 
 SIZE = 20
 
@@ -31,10 +32,16 @@ def found(request, tmp_path_factory, arrays, teacher):  # noqa: F811
     return place, each
 
 
-def test_they_train_like_one_device(found, alone):  # noqa: F811
+@pytest.fixture(scope="module")
+def alone(arrays, teacher):  # noqa: F811
+    """What one device computes."""
+    return trees.to_host(trained(arrays, teacher, SIZE, objective=distances))
+
+
+def test_they_train_like_one_device(found, alone):
     _, each = found
     for one in each:
-        assert_same(one["found"], alone[SIZE])
+        assert_same(one["found"], alone)
     assert len({one["fingerprint"] for one in each}) == 1
 
 

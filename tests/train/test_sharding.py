@@ -44,12 +44,13 @@ def arrays():
     }
 
 
-def trained(arrays, teacher, size, shardings=None, accumulate=1, step=None):
+def trained(arrays, teacher, size, shardings=None, accumulate=1, objective=related):
     """Return the state after 20 steps, and the last step's metrics."""
-    quiet = accumulate > 1  # parts of a batch have noise and statistics of their own
-    student = toy.noiseless if quiet else toy.apply
-    step = step or train.make_step(
-        *(student, toy.apply, toy.distance if quiet else related, TX),
+    student = toy.apply
+    if accumulate > 1:  # parts of a batch have noise and statistics of their own
+        student, objective = toy.noiseless, toy.distance
+    step = train.make_step(
+        *(student, toy.apply, objective, TX),
         shardings=shardings,
         accumulate=accumulate,
     )

@@ -10,9 +10,15 @@ import pytest
 
 from experiments import _cluster
 from experiments._options import Options
-from kdjax import checkpoint, data, processes, train, trees
+from kdjax import checkpoint, data, losses, processes, teachers, train, trees
 from kdjax.data import _spread
-from tests.train import test_sharding
+from tests.train import test_sharding, toy
+
+
+def distances(student, teacher, batch):
+    """A mean over a mask, and a relation between all examples: few collectives."""
+    between = losses.rkd_distance(student.logits, teacher.logits)
+    return {**toy.distance(student, teacher, batch), "distances": between.mean()}
 
 
 def read_rows(batches):
@@ -36,6 +42,8 @@ def agree():
     rank = jax.process_index()
     assert processes.agreed({"rank": rank}) == {"rank": 0}
     assert processes.first(lambda: rank + 1) == 1
+    assert processes.each(rank) == [*range(jax.process_count())]
+    np.testing.assert_array_equal(processes.shared(np.full(3, rank)), 0)
 
     def refuse():
         raise ValueError("not like this")
@@ -55,11 +63,16 @@ def main(place, model):
     mesh = train.make_mesh(jax.device_count() // model, model)
     rule = train.longest_axes(mesh, "model", least=4)
     shardings = train.Shardings(mesh, rule)
-    state, seen = test_sharding.trained(arrays, teacher, 20, shardings)
+    state, seen = test_sharding.trained(
+        arrays, teacher, 20, shardings, objective=distances
+    )
     with checkpoint.Checkpoints(place / "checkpoints") as checkpoints:
         checkpoints.save(20, state, extra={"of": jax.process_count()})
         checkpoints.wait()
         again = checkpoints.restore(state).state
+    # by a manager that has saved nothing, and without knowing what to expect
+    plain = teachers.from_checkpoints(place / "checkpoints", 20)
+    assert trees.fingerprint(plain) == trees.fingerprint(state.variables)
     assert again.params["w"].sharding == state.params["w"].sharding
     assert trees.fingerprint(again) == trees.fingerprint(state)
     batches = data.Batches(arrays, 20, sharding=shardings.batch)
