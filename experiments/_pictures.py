@@ -4,23 +4,22 @@ from pathlib import Path
 
 from kdjax import report
 
+_OWN = {
+    report.Grid: ("heatmap", report.plot_heatmap),
+    report.Frontier: ("frontier", report.plot_frontier),
+    report.Sensitivity: ("sensitivity", report.plot_sensitivity),
+    report.Tradeoff: ("tradeoff", report.plot_tradeoff),
+}
+
 
 def draw(
     directory: Path, log: report.MetricLog, result: report.Result
 ) -> tuple[str, ...]:
     """Draw the pictures that suit a result; return their names."""
-    if isinstance(result, report.Grid):
-        report.plot_heatmap(directory / "heatmap.png", result)
-        return ("heatmap",)
-    if isinstance(result, report.Frontier):
-        report.plot_frontier(directory / "frontier.png", result)
-        return ("frontier",)
-    if isinstance(result, report.Sensitivity):
-        report.plot_sensitivity(directory / "sensitivity.png", result)
-        return ("sensitivity",)
-    if isinstance(result, report.Tradeoff):
-        report.plot_tradeoff(directory / "tradeoff.png", result)
-        return ("tradeoff",)
+    for kind, (name, plot) in _OWN.items():
+        if isinstance(result, kind):
+            plot(directory / f"{name}.png", result)
+            return (name,)
     if result.baseline is not None:
         report.plot_comparison(directory / "comparison.png", result)
         return ("comparison",)
