@@ -38,7 +38,6 @@ _LOST = re.compile(
 _syncs = itertools.count()
 _joined = False
 _leaving: int | None = None
-_kept_alive: list[Any] = []
 _FAILED, _SAID = "kdjax/failed", "kdjax/said"
 _GRACE_SECONDS = 5
 
@@ -114,7 +113,7 @@ def join(options: Options) -> None:
     arguments = found() if options.detect else None
     if arguments is None and not options.distributed:
         return
-    _speak_when_aborted()
+    ctypes.CDLL(None).signal(signal.SIGABRT, _aborted)
     # Until JAX listens there is nothing to save, and Python would not hear of it.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
@@ -134,19 +133,13 @@ def has_joined() -> bool:
     return _joined
 
 
-def _speak_when_aborted() -> None:
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _aborted(_: int) -> None:
     """Say what happened where XLA aborts the process because another one is gone.
 
     It does so from a thread of its own, while Python may be waiting for a device, so
     that a handler of the signal module would never run.
     """
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_aborted)
-    libc = ctypes.CDLL(None)
-    libc.signal(signal.SIGABRT, handler)
-    _kept_alive.append(handler)
-
-
-def _aborted(_: int) -> None:
     if not _joined:
         os.write(2, f"\n{_NOT_MET}\n".encode())
     elif _leaving is None:
@@ -160,6 +153,8 @@ def fail(code: int, text: str) -> bool:
 
     Mostly all fail alike, and then the first one says it.
     """
+    global _leaving
+    _leaving = code
     if not processes.several():
         return True
     said = trees.fingerprint({"text": np.frombuffer(text.encode(), np.uint8)})
@@ -230,9 +225,11 @@ def give_up() -> None:
     os._exit(LOST)
 
 
-def leave(code: int) -> None:
+def leave(code: int, at_once: bool = False) -> None:
     """Take leave of the other processes before this one exits with a code."""
     global _leaving
     _leaving = code
+    if _joined and at_once:
+        os._exit(code)
     if _joined:
         jax.distributed.shutdown()

@@ -207,16 +207,16 @@ class Fit:
             run.advance(self.calls, name)
             speed.see(done, seen, self.calls)
             measured = done == total or done % self._interval == 0
+            # where nothing was measured, the checkpoint is not the best
+            score = _UNSEEN
+            if measured:
+                with speed.pause():
+                    score = self._log(name, done, state, seen)
             stop = run.asked_to_stop() and done < total
-            due = pace.is_over(done) or done == total or done in self._keep or stop
-            if not measured and not due:
-                continue
-            with speed.pause():
-                # where nothing was measured, the checkpoint is not the best
-                score = self._log(name, done, state, seen) if measured else _UNSEEN
-                if due:
+            if pace.is_over(done) or done == total or done in self._keep or stop:
+                with speed.pause():
                     checkpoints.save(done, state, metrics={"score": score})
-                    pace.reset(done)
+                pace.reset(done)
             if stop:
                 raise Interrupted
         return state

@@ -137,32 +137,19 @@ def cli(main: Callable[[Any], Any], config: Any, smoke: Any) -> NoReturn:
             # a blank line keeps each example on its own
             description=re.sub(r"\n(python -m)", r"\n\n\1", module.__doc__ or ""),
         )
-    again = shlex.join(["python", "-m", f"experiments.{name}", *sys.argv[1:]])
     try:
         prepare_process(parsed.run)
         main(parsed)
         processes.together()  # the first one may still be writing
     except (Interrupted, KeyboardInterrupt) as stop:
-        # where JAX listens to SIGTERM, nothing was asked of us
-        together = _cluster.has_joined() and isinstance(stop, Interrupted)
-        code = 128 + (signals.asked or (signal.SIGTERM if together else signal.SIGINT))
-        saved = "What is done is saved; the same command goes on from there:"
-        if parsed.run.plan:
-            saved = "A plan is made anew:"
-        _leave(code, f"Stopped. {saved}\n  {again}" if _cluster.is_first() else "")
+        _leave_stopped(stop, signals, name, parsed.run.plan)
     except Planned as plan:
         print(f"\n{plan}", flush=True)
     except processes.ElsewhereError:
         _leave(2, "")
     except Exception as error:
-        meant = _meant_for_the_user(error)
-        told_by_orbax = isinstance(error, checkpoint.CheckpointError)
-        if (told_by_orbax or not meant) and _cluster.is_lost(error):
-            _cluster.give_up()
-        if parsed.run.traceback or not meant:
-            _cluster.fail(1, "")
-            raise
-        _leave(2, f"{error}" if _cluster.fail(2, f"{error}") else "")
+        _leave_if_meant(error, parsed.run.traceback)
+        raise
     signals.rest()
     _cluster.leave(0)
     sys.exit(0)
@@ -182,10 +169,36 @@ def _one_speaks() -> Iterator[None]:
         yield
 
 
-def _leave(code: int, text: str) -> NoReturn:
+def _leave_stopped(
+    stop: BaseException, signals: _Signals, name: str, plan: bool
+) -> NoReturn:
+    """Say how to go on, and leave with the code of the signal."""
+    saved = "What is done is saved; the same command goes on from there"
+    if plan:
+        saved = "A plan is made anew"
+    again = shlex.join(["python", "-m", f"experiments.{name}", *sys.argv[1:]])
+    # where JAX listens to SIGTERM, nothing was asked of us
+    together = _cluster.has_joined() and isinstance(stop, Interrupted)
+    code = 128 + (signals.asked or (signal.SIGTERM if together else signal.SIGINT))
+    said = f"Stopped. {saved}:\n  {again}" if _cluster.is_first() else ""
+    _leave(code, said, at_once=isinstance(stop, KeyboardInterrupt))
+
+
+def _leave_if_meant(error: Exception, traceback: bool) -> None:
+    """Leave for an error that is meant for the user, or comes of a lost process."""
+    meant = _meant_for_the_user(error)
+    told_by_orbax = isinstance(error, checkpoint.CheckpointError)
+    if (told_by_orbax or not meant) and _cluster.is_lost(error):
+        _cluster.give_up()
+    if meant and not traceback:
+        _leave(2, f"{error}" if _cluster.fail(2, f"{error}") else "")
+    _cluster.fail(1, "")
+
+
+def _leave(code: int, text: str, at_once: bool = False) -> NoReturn:
     if text:
         print(f"\n{text}", file=sys.stderr, flush=True)
-    _cluster.leave(code)
+    _cluster.leave(code, at_once)
     sys.exit(code)
 
 

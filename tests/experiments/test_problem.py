@@ -60,5 +60,5 @@ def test_nobody_is_asked_where_answers_do_not_count(problem):
     [(500, 100, 100), (1500, 25, 150), (20, 20, 20), (2000, 100, 200), (40, 1, 25)],
 )
 def test_validation_is_looked_at_after_whole_calls(steps, calls, expected):
-    fit = SimpleNamespace(recipe=SimpleNamespace(steps=steps), _calls=calls)
+    fit = SimpleNamespace(recipe=SimpleNamespace(steps=steps), calls=calls)
     assert Fit.__dict__["_interval"].func(fit) == expected

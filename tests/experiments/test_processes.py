@@ -1,11 +1,13 @@
 """An experiment as a job of several processes: killed, stopped, and done."""
 
+import dataclasses
 import json
 import signal
 
 import pytest
 
-from experiments import _cluster
+from experiments import _cluster, response
+from experiments._options import Options
 from tests.experiments.test_survival import lines, results
 from tests.jobs_here import job
 
@@ -13,6 +15,10 @@ FLAGS = (
     *("-m", "experiments.response", "--seeds", "1", "--learning-rates", "0.01"),
     *("--steps", "150", "--teacher-steps", "25", "--batch-size", "30"),
     *("--checkpoint-seconds", "0.05", "--heartbeat-seconds", "20"),
+)
+# the same, in this process
+CONFIG = response.Config(
+    seeds=(1,), learning_rates=(0.01,), steps=150, teacher_steps=25, batch_size=30
 )
 BOUND = 60
 """Seconds within which processes that miss one have to be gone."""
@@ -71,10 +77,6 @@ def killed(start, run, victim):
     return running.said(1 - victim)
 
 
-def test_without_the_first_process_the_other_one_stops(start, tmp_path):
-    assert "Another process of this job is gone" in killed(start, tmp_path / "run", 0)
-
-
 def test_after_a_kill_all_go_on_to_the_same_bits(start, tmp_path, uninterrupted):
     run = tmp_path / "run"
     assert "Another process of this job is gone" in killed(start, run, 1)
@@ -84,7 +86,7 @@ def test_after_a_kill_all_go_on_to_the_same_bits(start, tmp_path, uninterrupted)
     assert lines(run) == lines(uninterrupted)
 
 
-def test_a_process_that_is_told_to_stop_takes_all_along(start, tmp_path, launch):
+def test_a_process_that_is_told_to_stop_takes_all_along(start, tmp_path):
     run, longer = tmp_path / "run", ("--steps", "2000")
     with start(2, run, *longer) as running:
         running.wait_until(lambda: saved(run))
@@ -94,24 +96,17 @@ def test_a_process_that_is_told_to_stop_takes_all_along(start, tmp_path, launch)
     assert "Stopped" not in running.said(1)
     assert 0 < saved(run)[-1] < 2000
     # what two processes began, one may end
-    flags = (*FLAGS[2:], *longer, "--workdir", run)
-    process = launch("response", *flags, cwd=tmp_path)
-    out, error = process.communicate(timeout=120)
-    assert process.returncode == 0, error
-    assert "Teacher: reused" in out
+    config = dataclasses.replace(CONFIG, steps=2000, run=Options(workdir=run))
+    assert response.main(config).rows[2].values("accuracy") > 0.5
     assert lines(run, "student-distilled")[-1].startswith(
         '{"network": "student-distilled/lr0.01-seed0", "step": 2000'
     )
 
 
-def test_four_processes_have_the_table_of_one(start, tmp_path, launch):
-    short = ("--steps", "25")
-    alone = launch(
-        "response", *FLAGS[2:], *short, "--workdir", tmp_path / "one", cwd=tmp_path
-    )
-    _, error = alone.communicate(timeout=120)
-    assert alone.returncode == 0, error
-    with start(4, tmp_path / "four", *short) as running:
+def test_four_processes_have_the_table_of_one(start, tmp_path):
+    here = Options(workdir=tmp_path / "one")
+    response.main(dataclasses.replace(CONFIG, steps=25, run=here))
+    with start(4, tmp_path / "four", "--steps", "25") as running:
         assert running.codes() == [0, 0, 0, 0], running.told()
     of_one, of_four = (table(tmp_path / name) for name in ("one", "four"))
     for name, seeds in of_one.items():
@@ -141,20 +136,20 @@ def fail(environment, tmp_path):
     return started
 
 
-@pytest.mark.parametrize(("how", "code"), [("bug", 1), ("disk", 2)])
-def test_what_one_process_fails_of_ends_all_with_its_code(fail, how, code):
-    with fail(how) as running:
-        assert running.codes(BOUND) == [code, code], running.told()
+def test_what_one_process_fails_of_ends_all_with_its_code(fail):
+    with fail("disk") as running:
+        assert running.codes(BOUND) == [2, 2], running.told()
     assert "the last process" in running.said(1)
     assert "the last process" not in running.said(0)
     assert "is gone" not in running.told()
 
 
-def test_what_all_fail_of_is_said_once_whatever_its_words(fail):
-    with fail("unavailable") as running:
-        assert running.codes(BOUND) == [2, 2], running.told()
-    assert "mnist" in running.said(0)
-    assert "mnist" not in running.said(1)
+def test_without_the_first_process_the_others_stop(fail):
+    with fail("long") as running:
+        running.wait_until(lambda: "ready" in running.said(1))
+        running.processes[0].send_signal(signal.SIGKILL)
+        assert running.codes(BOUND) == [-signal.SIGKILL, _cluster.LOST]
+    assert "Another process of this job is gone" in running.said(1)
 
 
 def test_a_job_of_one_process_is_stopped_like_any_other(fail):

@@ -22,8 +22,7 @@ KILLED, STOPPED = 128 + signal.SIGKILL, 128 + signal.SIGTERM
 JOBSETS = ["kubernetes-gpu", "kubernetes-tpu"]
 MANIFESTS = [*JOBSETS, "kubernetes-job"]
 FILES = sorted(path.name for path in JOBS.glob("*.yaml"))
-SCRIPTS = ["slurm.sbatch", "slurm-local.sh", "local.sh"]
-# The oldest Kubernetes that the files are said to work with, and the newest known.
+# the oldest Kubernetes that the files are said to work with, and the newest
 VERSIONS = ["1.31", kubernetes_validate.latest_version()]
 
 
@@ -165,10 +164,8 @@ def pod_failure(rules, code, disrupted):
         match = f"matching {rule['action']} rule at index {index}"
         if "onPodConditions" in rule:
             (condition,) = rule["onPodConditions"]
-            if disrupted and condition == {
-                "type": "DisruptionTarget",
-                "status": "True",
-            }:
+            wanted = {"type": "DisruptionTarget", "status": "True"}
+            if disrupted and condition == wanted:
                 return rule["action"], f"Pod a/b has condition DisruptionTarget {match}"
         elif code in rule["onExitCodes"]["values"]:
             assert rule["onExitCodes"]["operator"] == "In"
@@ -290,10 +287,9 @@ def test_tpu_slice():
     assert math.prod(map(int, topology.split("x"))) == job["completions"] * chips
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", ["slurm.sbatch", "slurm-local.sh", "local.sh"])
 def test_script_parses(name):
-    done = subprocess.run(["bash", "-n", JOBS / name], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    subprocess.run(["bash", "-n", JOBS / name], check=True)
 
 
 def test_slurm_requeues():
