@@ -120,6 +120,7 @@ def problem(name: str, text: str, vocabulary: int, length: int) -> Problem:
             f"{length}. Perplexity is that of a token."
         ),
         example=jnp.zeros((1, length), jnp.int32),
+        tokens=length,
         inputs=read,
         measure=_measure,
         answer=_problem.likeliest,
