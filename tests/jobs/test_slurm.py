@@ -18,6 +18,8 @@ JOBS = ROOT / "jobs"
 TASKS = 2
 # seconds: for a command to answer, and for all jobs to end
 ANSWER, END = 15, 90
+# since when requeued jobs have been seen to wait
+WAITING = {}
 # how the tasks end -> what becomes of the job: its state, exit code and restarts
 OUTCOMES = {
     "done": ("COMPLETED", 0, 0),
@@ -80,8 +82,11 @@ def look(job):
     said = ask("scontrol", "show", "job", job)
     fields = dict(re.findall(r"(\w+)=(\S+)", said))
     restarts = int(fields["Restarts"])
-    if fields["JobState"] == "PENDING" and restarts:
-        # by default Slurm lets a requeued job wait for two minutes
+    waits = fields["JobState"] == "PENDING" and restarts > 0
+    since = WAITING.setdefault((job, restarts), time.monotonic()) if waits else None
+    # By default Slurm lets a requeued job wait for two minutes. Not at once: for a moment
+    # it is revoked, and would not be launched.
+    if since is not None and time.monotonic() - since > 3:
         command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
         subprocess.run(command, capture_output=True, timeout=ANSWER)
     return fields["JobState"], int(fields["ExitCode"].split(":")[0]), restarts
