@@ -84,7 +84,7 @@ def look(job):
     restarts = int(fields["Restarts"])
     waits = fields["JobState"] == "PENDING" and restarts > 0
     since = WAITING.setdefault((job, restarts), time.monotonic()) if waits else None
-    # By default Slurm lets a requeued job wait for two minutes. Not at once: for a moment
+    # By default Slurm lets a requeued job wait for two minutes. Not at once: at first
     # it is revoked, and would not be launched.
     if since is not None and time.monotonic() - since > 3:
         command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
