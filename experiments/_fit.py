@@ -239,7 +239,7 @@ class Fit:
             every=self.run.options.log_every or self._interval,
             examples=self.recipe.batch_size,
             tokens=self.problem.tokens,
-            flops=functools.partial(_plan.flops, self),
+            flops=lambda: _plan.flops(self, next(self.chunks(0, 0))),
         )
 
     def abstract_teacher(self) -> Any:

@@ -61,15 +61,14 @@ def note(fit: Any, name: str) -> None:
     }
     kind = run.devices[0].device_kind.replace("cpu", "CPU")
     devices = f"{len(run.devices)} x {kind}"
-    need = Need(name, held, flops(fit), devices)
+    need = Need(name, held, flops(fit, batches), devices)
     if need not in run.needs:
         run.needs.append(need)
 
 
-def flops(fit: Any) -> int:
+def flops(fit: Any, batches: PyTree) -> int:
     """Return the operations of a training step of a `Fit`, on all devices together."""
     shapes = fit.abstract_state(), fit.abstract_teacher()
-    batches = next(fit.chunks(0, 0))
     return metrics.operations(fit.steps.pure, *shapes, batches) // fit.calls
 
 

@@ -195,18 +195,14 @@ class Run:
         """Move the progress bar; `text` says what is going on. Stop if asked to."""
         if not Run.stepping and self.asked_to_stop():
             raise Interrupted
-        self.show(steps, text)
+        if self._bar is not None:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, advance=steps, description=text)
 
     def asked_to_stop(self) -> bool:
         """Whether to stop; all processes of a job are told at the same call."""
         Run.stopping = Run.stopping or _cluster.asked_to_stop()
         return Run.stopping
-
-    def show(self, steps: int = 0, text: str | None = None) -> None:
-        """Move the progress bar, and no more."""
-        if self._bar is not None:
-            task = self._bar.task_ids[0]
-            self._bar.update(task, advance=steps, description=text)
 
     def finish(self, result: report.Result) -> report.Result:
         """Write the results in every form and print the table."""

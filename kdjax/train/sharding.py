@@ -193,8 +193,8 @@ class Shardings:
         """Keep a state, inside of a compiled function, where it lies."""
         return jax.lax.with_sharding_constraint(state, self.of(state))
 
-    def constrain_rows(self, batch: PyTree, axis: int = 0) -> PyTree:
-        """Spread rows over the devices, inside of a compiled function."""
+    def constrain_rows(self, batch: PyTree, axis: int) -> PyTree:
+        """Spread rows, which are an axis, over devices, inside a compiled function."""
         spec = PartitionSpec(*[None] * axis, "data")
         return jax.lax.with_sharding_constraint(batch, NamedSharding(self.mesh, spec))
 
